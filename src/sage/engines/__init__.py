@@ -1,0 +1,1 @@
+"""Who answers: model backends behind one small protocol."""

@@ -1,0 +1,124 @@
+"""What a run writes down while it happens. Every figure SAGE prints is computed from these.
+
+Times are seconds since the run began, on the monotonic clock. The manifest (``run.json``) says when that was.
+A log is a file of JSON objects, one a line, each with its ``type``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "Event",
+    "JobEnded",
+    "Notice",
+    "Outcome",
+    "PipelineSeen",
+    "RunEnded",
+    "TaskEnded",
+    "TaskRetried",
+    "decode_event",
+    "encode_events",
+]
+
+Outcome = Literal["done", "failed", "rejected", "cancelled"]
+
+
+class Base(msgspec.Struct, frozen=True, gc=False, tag_field="type", omit_defaults=True):
+    """Common to every event: when it happened."""
+
+    t: float  # seconds since the run began
+
+
+class PipelineSeen(Base, frozen=True, gc=False, tag="pipeline"):
+    """The first job of a pipeline arrived. Gives the order of the stamps in its ``JobEnded`` events."""
+
+    pipeline: str
+    steps: tuple[str, ...]
+    operators: tuple[str, ...]  # aligned with steps
+    after: tuple[tuple[str, ...], ...]  # per step, the steps it waits for
+
+
+class JobEnded(Base, frozen=True, gc=False, tag="job"):
+    """A job reached its one terminal state; ``t`` is when."""
+
+    job: int  # counted from 0 within the run
+    pipeline: str
+    outcome: Outcome
+    arrived: float
+    admitted: float | None = None
+    stamps: tuple[float | None, ...] = ()  # per step, ready and done, in plan order; None: did not run
+    tenant: str = "default"
+    priority: int = 0
+    deadline: float | None = None  # absolute, same clock
+    step: str | None = None  # the step that failed
+    error: str | None = None  # one line, without prompts or keys
+
+
+class TaskEnded(Base, frozen=True, gc=False, tag="task"):
+    """One call to an endpoint ended, for one task of it; ``t`` is when."""
+
+    job: int
+    step: str
+    pool: str
+    endpoint: str
+    outcome: Literal["done", "failed", "cancelled"]
+    ready: float  # handed to the scheduler
+    dispatched: float  # sent to the endpoint
+    first: float | None = None  # first piece with a generated token
+    attempt: int = 1
+    batch: int = 1  # how many tasks travelled in the same call
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, served from a prefix cache
+    usage_from: str = ""  # who counted: "server", "tokenizer" or "pieces"
+    pieces: tuple[float, ...] = ()  # arrival of every streamed piece
+    error: str | None = None
+
+
+class TaskRetried(Base, frozen=True, gc=False, tag="retry"):
+    """A call failed and will be made again after ``delay_s``."""
+
+    job: int
+    step: str
+    endpoint: str
+    attempt: int  # the attempt that failed
+    delay_s: float
+    error: str
+
+
+class Notice(Base, frozen=True, gc=False, tag="notice"):
+    """Something a user should know that is no failure, such as passages dropped to fit the context."""
+
+    kind: str  # "fit", "slow_step", …
+    text: str
+    job: int | None = None
+    step: str | None = None
+
+
+class RunEnded(Base, frozen=True, gc=False, tag="end"):
+    """The last line of a complete log."""
+
+    status: Literal["complete", "partial", "failed"]
+
+
+Event = PipelineSeen | JobEnded | TaskEnded | TaskRetried | Notice | RunEnded
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode_events(events: list[Event]) -> bytes:
+    """The events as JSON lines, each line ended."""
+    return _encoder.encode_lines(events)
+
+
+def decode_event(line: bytes | str) -> Event:
+    """One line of a log.
+
+    Raises:
+        msgspec.ValidationError: the line is no event.
+    """
+    return _decoder.decode(line)
