@@ -20,6 +20,7 @@ __all__ = [
     "Retry",
     "Start",
     "TaskDone",
+    "TaskDropped",
     "TaskFailed",
     "TaskReady",
     "Tick",
@@ -66,8 +67,17 @@ class TaskFailed(msgspec.Struct, frozen=True, gc=False):
     attempts_allowed: int = 3  # the step's own .retry(n), or the default layer
 
 
+class TaskDropped(msgspec.Struct, frozen=True, gc=False):
+    """A task that queues, or waits for its next attempt, is no longer wanted; its job goes on, or is stopping.
+
+    A started task is not dropped but aborted: it ends with TaskFailed.
+    """
+
+    task: int
+
+
 class EndpointJoined(msgspec.Struct, frozen=True, gc=False):
-    """An endpoint can take calls from now on."""
+    """An endpoint can take calls from now on. Of one that is known already, this changes the limit."""
 
     name: str
     pool: str
@@ -84,7 +94,17 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has passed: the answer to a WakeAt."""
 
 
-Event = JobArrived | JobOver | TaskReady | TaskDone | TaskFailed | EndpointJoined | EndpointLeft | Tick
+Event = (
+    JobArrived
+    | JobOver
+    | TaskReady
+    | TaskDone
+    | TaskFailed
+    | TaskDropped
+    | EndpointJoined
+    | EndpointLeft
+    | Tick
+)
 
 
 class Admit(msgspec.Struct, frozen=True, gc=False):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
-__all__ = ["EndpointView", "JobView", "TaskKind", "TaskView"]
+__all__ = ["BatchLimits", "EndpointView", "JobView", "Snapshot", "TaskKind", "TaskView"]
 
 TaskKind = Literal["generate", "embed", "compute"]
 
@@ -21,6 +22,15 @@ class JobView(msgspec.Struct, frozen=True, gc=False):
     tenant: str = "default"
     priority: int = 0  # higher runs first
     deadline: float | None = None  # absolute
+    max_inflight: int | None = None  # its run's own limit of jobs at once; None: the policy's
+
+
+class BatchLimits(msgspec.Struct, frozen=True, gc=False):
+    """How many tasks may share one call, and how long the first may wait for company."""
+
+    max_items: int = 64
+    max_tokens: int = 16384  # in_tokens of all of them; one task alone may be larger
+    max_wait_s: float = 0.0  # 0: company is whoever queued while the endpoints were busy
 
 
 class TaskView(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +51,7 @@ class TaskView(msgspec.Struct, frozen=True, gc=False):
     max_out_tokens: int = 0
     batch_key: str | None = None  # tasks with equal keys may share one call; None: never
     remaining_steps: int = 1  # endpoint-bound steps on the longest path to the job's end, this one included
+    batch: BatchLimits | None = None  # the step's own; the same for equal batch keys. None: the policy's
 
 
 class EndpointView(msgspec.Struct, frozen=True, gc=False):
@@ -52,3 +63,14 @@ class EndpointView(msgspec.Struct, frozen=True, gc=False):
     in_flight: int = 0  # calls
     in_flight_tokens: int = 0  # in_tokens + max_out_tokens of the tasks in those calls
     state: Literal["healthy", "draining", "open"] = "healthy"
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What the scheduler holds at one moment: for people, metrics and tests. No policy sees it."""
+
+    admitted: int  # jobs let in and not over
+    waiting: int  # jobs that arrived and were not let in yet
+    queued: Mapping[str, int]  # pool -> tasks that could start, or wait for company
+    delayed: int  # tasks waiting for their next attempt
+    running: int  # tasks in calls
+    endpoints: tuple[EndpointView, ...]  # in joining order; draining ones until their last call ends

@@ -1,0 +1,69 @@
+"""Whether a failed call is made again, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage.errors import EngineFault
+from sage.scheduling.messages import TaskFailed
+
+if TYPE_CHECKING:
+    import random
+
+__all__ = ["BACKOFF_S", "MAX_BACKOFF_S", "RESERVE", "RETRYABLE", "Retries"]
+
+#: Faults after which the same call may succeed. A stalled stream belongs to them as long as no consumer saw
+#: its tokens: then it is restarted.
+RETRYABLE: frozenset[EngineFault] = frozenset({"unreachable", "timeout", "overloaded", "failed", "stalled"})
+
+BACKOFF_S = 0.25  # longest wait after the first failure; doubled by each further one
+MAX_BACKOFF_S = 20.0
+
+#: Retries that may be made before, or at once beyond, the budget's share of calls: a short run can retry, and
+#: one loss of all calls in flight is survived.
+RESERVE = 100.0
+
+
+class Retries:
+    """One retry layer: limited attempts, full-jitter exponential backoff, and a budget for all calls together.
+
+    The backoff is Marc Brooker's "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015), full jitter.
+    The budget is a token bucket: every call adds ``share`` of a retry, every repeated call takes one, so that
+    retries cannot multiply the load of engines that are failing already.
+    """
+
+    def __init__(self, share: float | None, rng: random.Random) -> None:
+        self._share = share  # None: no budget
+        self._rng = rng
+        self._allowance = RESERVE
+
+    def called(self) -> None:
+        """A call is made, for the first time or again."""
+        if self._share is not None:
+            self._allowance = min(RESERVE, self._allowance + self._share)
+
+    def refusal(self, failed: TaskFailed, attempt: int, *, paid: bool) -> str | None:
+        """Why the task is not tried again; None when it is. ``paid``: the budget was charged for its call."""
+        if failed.fault is None:
+            return "cancelled"
+        if failed.fault not in RETRYABLE:
+            return f"a second try would not change the fault {failed.fault!r}"
+        if failed.seen_tokens:
+            return "its tokens were seen already"
+        if attempt >= failed.attempts_allowed:
+            return "its only attempt is used" if attempt == 1 else f"all {attempt} attempts are used"
+        if not paid and self._share is not None and self._allowance < 1:
+            return f"the retry budget, {self._share:.0%} of calls, is spent"
+        return None
+
+    def next_call(self, failed: TaskFailed, attempt: int, now: float) -> float:
+        """Charge the budget, and say when the call is made again: not before the engine asked for it."""
+        if self._share is not None:
+            self._allowance -= 1
+        delay_s = self._rng.uniform(0.0, min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** (attempt - 1)))
+        return now + max(delay_s, failed.retry_after_s or 0.0)
+
+
+def by_deadline(time: float, deadline: float | None, now: float) -> float:
+    """The time, or the deadline if that comes first and is still ahead."""
+    return time if deadline is None or deadline <= now else min(time, deadline)
