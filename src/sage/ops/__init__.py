@@ -1,0 +1,13 @@
+"""Ready-made operators: what a step can be made by.
+
+Every operator is a function that returns a ``sage.graph.step.Step``; ``OPERATORS`` lists them by name.
+"""
+
+from sage.graph.step import Batch
+from sage.ops.base import OPERATORS, Operator
+from sage.ops.functions import register, step
+from sage.ops.models import embed, generate
+from sage.ops.rag import search
+from sage.ops.text import template
+
+__all__ = ["OPERATORS", "Batch", "Operator", "embed", "generate", "register", "search", "step", "template"]

@@ -1,0 +1,58 @@
+"""A step: one node of a pipeline, as declared. Pure data; the operators in ``sage.ops`` make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sage.errors import InputError
+from sage.graph.fields import Argument, Ref
+
+__all__ = ["Batch", "Step"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """How calls of a step may be put together: at most so many items, waiting at most so long for company."""
+
+    max_items: int = 64
+    max_wait_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_items < 1 or self.max_wait_ms < 0:
+            raise InputError(f"{self} makes no sense; max_items is at least 1 and max_wait_ms at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one field is made from.
+
+    The field's name is the keyword the step is given to a Pipeline by. Modifiers return a new step.
+    """
+
+    operator: str  # its name in the registry of operators
+    arguments: Mapping[str, Argument]  # as given, defaults left out; an item of a mapping as "parameter.key"
+    gives: Any = Any  # type of the value
+    expects: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # argument -> type that a reference in it must have
+    optional: Mapping[str, Ref] = field(default_factory=dict)  # arguments that bind only if the field exists
+    function: Callable[..., Any] | None = None  # of a function step
+    is_async: bool = False  # the function is awaited
+    pool: str | None = None  # where it runs; None: inline
+    batch: Batch | None = None
+    attempts: int | None = None  # None: the policy's retry layer
+    timeout_s: float | None = None  # per attempt
+
+    def retry(self, attempts: int) -> Step:
+        """Try up to ``attempts`` times in all. Replaces the default retry layer."""
+        if not isinstance(attempts, int) or attempts < 1:
+            raise InputError(f"retry({attempts!r}): expected the number of attempts in all, 1 or more")
+        return replace(self, attempts=attempts)
+
+    def timeout(self, s: float) -> Step:
+        """Give up an attempt after ``s`` seconds."""
+        if not isinstance(s, int | float) or not s > 0:
+            raise InputError(f"timeout(s={s!r}): expected seconds above 0")
+        return replace(self, timeout_s=float(s))

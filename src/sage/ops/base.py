@@ -1,0 +1,98 @@
+"""What an operator is, and the four kinds of work a step can become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sage.engines.base import EngineInfo, GenerateRequest, Reply
+from sage.graph.fields import Argument
+from sage.graph.plan import Plan, PlannedStep
+from sage.graph.step import Step
+from sage.graph.values import Record
+from sage.registry import Registry
+
+if TYPE_CHECKING:
+    from sage.index.index import Index
+
+__all__ = ["OPERATORS", "Compute", "Context", "Embed", "Generate", "Inline", "Operator", "Work"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Cheap Python, run straight through: no task, no queue."""
+
+    call: Callable[[Record], Any]  # a coroutine if is_async
+    is_async: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Blocking or heavy Python, run in the worker slots of a pool."""
+
+    call: Callable[[Record], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """One call to an engine that generates."""
+
+    request: Callable[[Record], GenerateRequest]
+    value: Callable[[Reply], Any]
+    fit: str | None = None  # a list field to drop items from the end of while the prompt is too long
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Texts for an embedder; calls of several jobs may travel together."""
+
+    texts: Callable[[Record], str | tuple[str, ...]]  # one text gives one vector, several give rows
+
+
+Work = Inline | Compute | Generate | Embed
+
+
+class Context(Protocol):
+    """What a step may ask for when it is bound to a session."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan the step is part of."""
+
+    def index(self, name: str) -> Index:
+        """The open index of that name.
+
+        Raises:
+            InputError: the session knows none.
+        """
+
+    def engine(self, pool: str) -> EngineInfo:
+        """What is known of the engines of a pool that a step of this plan names.
+
+        Raises:
+            KeyError: no step of the plan uses the pool.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A reusable kind of step.
+
+    Attributes:
+        name: its key in ``OPERATORS``, and in YAML.
+        make: the function a user calls; returns the declared step.
+        first: the parameter that YAML's short form ``{name: value}`` gives; None: there is no such form.
+        bind: turns a planned step into work for one session.
+        given: the inverse of ``make``: by parameter, the arguments that make a step again.
+    """
+
+    name: str
+    make: Callable[..., Step]
+    first: str | None
+    bind: Callable[[PlannedStep, Context], Work]
+    given: Callable[[Step], Mapping[str, Argument]] = attrgetter("arguments")
+
+
+OPERATORS: Registry[Operator] = Registry("operator")

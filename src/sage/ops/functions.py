@@ -1,0 +1,155 @@
+"""Plain Python functions as steps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from sage.errors import InputError, nearest
+from sage.graph.fields import Argument, Constant, Ref, getter, scalar
+from sage.graph.plan import PlannedStep
+from sage.graph.step import Step
+from sage.graph.types import signature_of
+from sage.graph.values import Record
+from sage.ops.base import OPERATORS, Compute, Context, Inline, Operator, Work
+from sage.registry import Registry
+
+__all__ = ["FUNCTIONS", "register", "step"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Functions that YAML may name, as ``fn: name``.
+FUNCTIONS: Registry[Callable[..., Any]] = Registry("function")
+
+
+def register(function: F) -> F:
+    """Let YAML name a function: ``{fn: grade}``. Used as a decorator."""
+    FUNCTIONS[_name(function)] = function
+    return function
+
+
+def step(function: Callable[..., Any], /, *, pool: str | None = None, **arguments: Any) -> Step:
+    """A function as a step, with some of its parameters bound.
+
+    Parameters that are not bound read the field of their own name; one with a default does so only if a step
+    or declared input has that name. ``"{x}"`` binds to a field, anything else is a constant.
+
+    Args:
+        function: sync or async. Its annotations are checked against the steps it reads.
+        pool: ``"cpu"`` runs a blocking or heavy function in worker threads (the interpreter's lock holds,
+            so only work that releases it runs at the same time). None: inline.
+        **arguments: bindings.
+
+    Raises:
+        InputError: the function has no signature to read, lacks a bound parameter, or is async with a pool.
+    """
+    signature = signature_of(function)
+    parameters = {parameter.name: parameter for parameter in signature.parameters}
+    for name in arguments:
+        if name not in parameters and not signature.takes_extra:
+            raise InputError(
+                f"function {_name(function)!r} has no parameter {name!r}: {nearest(name, parameters)}"
+            )
+    if pool is not None and signature.is_async:
+        raise InputError(f"async function {_name(function)!r} cannot run in pool {pool!r}; leave pool out")
+    if pool not in {None, "cpu"}:
+        raise InputError(f"functions run in pool 'cpu' or inline, not in {pool!r}")
+    given: dict[str, Argument] = {name: scalar(value) for name, value in arguments.items()}
+    for name, parameter in parameters.items():
+        if name not in given and not parameter.has_default:
+            given[name] = Ref(name)
+    return Step(
+        operator="fn",
+        arguments=given,
+        gives=signature.returns,
+        expects={name: parameter.type for name, parameter in parameters.items()},
+        optional={name: Ref(name) for name in parameters if name not in given},
+        function=function,
+        is_async=signature.is_async,
+        pool=pool,
+    )
+
+
+def _bind(planned: PlannedStep, _context: Context) -> Work:
+    function = planned.step.function
+    assert function is not None
+    maybe = {
+        name: ref.name
+        for name, ref in planned.step.optional.items()
+        if name in planned.arguments and ref.name not in planned.after
+    }
+    call = _lenient(function, planned.arguments, maybe) if maybe else _caller(function, planned.arguments)
+    if planned.step.pool is not None:
+        return Compute(call)
+    return Inline(call, is_async=planned.step.is_async)
+
+
+def _caller(function: Callable[..., Any], arguments: Mapping[str, Argument]) -> Callable[[Record], Any]:
+    """From a record to the call, with the shape of the call settled now rather than for every record."""
+    names = list(arguments)
+    gets = [getter(arguments[name]) for name in names]
+    by_position = [p.name for p in signature_of(function).parameters if not p.keyword_only][
+        : len(names)
+    ] == names
+    keys = [a.name for a in arguments.values() if isinstance(a, Ref) and not a.parts]
+    if by_position and len(keys) == len(names):
+        if len(keys) == 1:
+            (a,) = keys
+            return lambda record: function(record[a])
+        if len(keys) == 2:
+            a, b = keys
+            return lambda record: function(record[a], record[b])
+        if not keys:
+            return lambda _record: function()
+        return lambda record: function(*[record[key] for key in keys])
+    return lambda record: function(**{name: get(record) for name, get in zip(names, gets, strict=True)})
+
+
+def _lenient(
+    function: Callable[..., Any], arguments: Mapping[str, Argument], maybe: Mapping[str, str]
+) -> Callable[[Record], Any]:
+    """A call that leaves a parameter to its default where the record lacks the declared input it would read."""
+    gets = {name: getter(argument) for name, argument in arguments.items()}
+
+    def call(record: Record) -> Any:
+        absent = {name for name, field in maybe.items() if field not in record}
+        return function(**{name: get(record) for name, get in gets.items() if name not in absent})
+
+    return call
+
+
+def from_yaml(fn: str, *, pool: str | None = None, **arguments: Any) -> Step:
+    """A registered function by its name, as YAML writes it.
+
+    Raises:
+        InputError: no function of that name is registered.
+    """
+    return step(FUNCTIONS[fn], pool=pool, **arguments)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    if isinstance(function, functools.partial):
+        return _name(function.func)
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _given(step: Step) -> Mapping[str, Argument]:
+    """What ``from_yaml`` would be given; parameters that read the field of their own name go without saying.
+
+    Raises:
+        InputError: the function is not registered, so YAML has no name for it.
+    """
+    assert step.function is not None
+    name = _name(step.function)
+    if name not in FUNCTIONS or FUNCTIONS[name] is not step.function:
+        raise InputError(
+            f"function {name!r} is not registered, and YAML names functions only; "
+            "decorate a named function with sage.ops.register"
+        )
+    said = {"fn": Constant(name)} | ({} if step.pool is None else {"pool": Constant(step.pool)})
+    implied = {p.name: Ref(p.name) for p in signature_of(step.function).parameters if not p.has_default}
+    return said | {key: a for key, a in step.arguments.items() if implied.get(key) != a}
+
+
+OPERATORS["fn"] = Operator("fn", from_yaml, "fn", _bind, _given)
