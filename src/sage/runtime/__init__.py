@@ -1,0 +1,1 @@
+"""How a run is carried out: jobs driven through their steps, calls through the scheduler."""

@@ -1,0 +1,209 @@
+"""The session used when nobody opens one: made at first use, on a loop thread of its own, closed at exit.
+
+It is the one process-wide object SAGE has. Async functions used as steps run on its loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from sage.errors import InputError
+from sage.graph.values import Record
+from sage.runtime.base import JobFailure, JobOptions, RunEvent
+from sage.runtime.feed import Source
+from sage.runtime.thread import LoopThread
+from sage.session import CURRENT, ManyArguments, OpenStream, RunArguments, RunResult, Session, results_of
+
+if TYPE_CHECKING:
+    from sage.pipeline import Pipeline
+
+__all__ = ["call_blocking", "events_anywhere", "run_anywhere", "run_blocking", "stream_anywhere"]
+
+
+class _Held:
+    """A session kept open by one task on a loop thread, so that it is closed in the task that opened it."""
+
+    def __init__(self, thread: LoopThread, **arguments: Any) -> None:
+        self._opened: Future[Session] = Future()
+        self._closing = asyncio.Event()
+        self._ended = thread.begin(self._hold(arguments))
+
+    async def session(self) -> Session:
+        """The open session.
+
+        Raises:
+            SageError: it cannot be opened.
+        """
+        return await asyncio.wrap_future(self._opened)
+
+    async def close(self) -> None:
+        """Close it and wait until everything it holds is released."""
+        self._closing.set()
+        await asyncio.wrap_future(self._ended)
+
+    async def _hold(self, arguments: dict[str, Any]) -> None:
+        try:
+            async with Session(**arguments) as session:
+                self._opened.set_result(session)
+                await self._closing.wait()
+        except BaseException as error:
+            if self._opened.done():
+                raise
+            self._opened.set_exception(error)
+
+
+class _Default:
+    """The process's loop thread and the session on it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # protects the making of the thread
+        self._thread: LoopThread | None = None
+        self._held: _Held | None = None
+
+    def thread(self) -> LoopThread:
+        with self._lock:
+            if self._thread is None:
+                self._thread = LoopThread("sage-default-session")
+                atexit.register(self.close)
+            return self._thread
+
+    async def session(self) -> Session:
+        """On the loop thread: the session, opened by the first who asks."""
+        if self._held is None:
+            self._held = _Held(self.thread())
+        return await self._held.session()
+
+    def close(self) -> None:
+        """Close the session and end the thread. A later call starts afresh."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        held, self._held = self._held, None
+        if held is not None:
+            thread.run(held.close())
+        thread.close()
+
+
+DEFAULT = _Default()
+
+
+@asynccontextmanager
+async def _session_for(arguments: dict[str, Any]) -> AsyncIterator[Session]:
+    """On the loop thread: the default session, or one of its own if the arguments ask for engines or a policy."""
+    own = _own(arguments)
+    if own:
+        async with Session(**own) as session:
+            yield session
+    else:
+        yield await DEFAULT.session()
+
+
+def _own(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that ask for a session of one's own, taken out of the others."""
+    return {name: arguments.pop(name) for name in ("engines", "indexes", "policy") if name in arguments}
+
+
+def call_blocking(pipeline: Pipeline, fields: Mapping[str, Any]) -> Record:
+    """One record through the default session, from any thread."""
+
+    async def work() -> Record:
+        return await (await DEFAULT.session()).call(pipeline, fields)
+
+    return DEFAULT.thread().run(work())
+
+
+def run_blocking(pipeline: Pipeline, records: Source, arguments: RunArguments) -> RunResult:
+    """Many records through the default session, from any thread."""
+    return DEFAULT.thread().run(_run(pipeline, records, dict(arguments)))
+
+
+async def run_anywhere(pipeline: Pipeline, records: Source, arguments: RunArguments) -> RunResult:
+    """Many records through the session of the calling context, or the default one."""
+    session = CURRENT.get()
+    if session is not None:
+        return await session.run(pipeline, records, **_within(arguments))
+    return await DEFAULT.thread().arun(_run(pipeline, records, dict(arguments)))
+
+
+async def _run(pipeline: Pipeline, records: Source, arguments: dict[str, Any]) -> RunResult:
+    async with _session_for(arguments) as session:
+        return await session.run(pipeline, records, **arguments)
+
+
+async def stream_anywhere(
+    pipeline: Pipeline,
+    records: Source,
+    *,
+    ordered: bool,
+    errors: Literal["raise", "yield"],
+    arguments: RunArguments,
+) -> AsyncIterator[Record | JobFailure]:
+    """A stream through the session of the calling context, or the default one."""
+    session = CURRENT.get()
+    if session is not None:
+        within = session.stream(pipeline, records, ordered=ordered, errors=errors, **_within(arguments))
+        async for result in within:
+            yield result
+        return
+    given = dict(arguments)
+    own = _own(given)
+
+    async def begin() -> tuple[OpenStream, _Held | None]:
+        held = _Held(DEFAULT.thread(), **own) if own else None
+        inner = await (held.session() if held is not None else DEFAULT.session())
+        try:
+            return await inner.open_stream(pipeline, records, ordered, ManyArguments(**given)), held  # type: ignore[typeddict-item]  # the caller's keywords were checked against RunArguments
+        except BaseException:
+            if held is not None:
+                await held.close()
+            raise
+
+    async for result in _over_thread(begin, errors):
+        yield result
+
+
+async def events_anywhere(pipeline: Pipeline, fields: Mapping[str, Any]) -> AsyncIterator[RunEvent]:
+    """The events of one record through the session of the calling context, or the default one."""
+    session = CURRENT.get()
+    if session is not None:
+        async for event in session.events(pipeline, fields):
+            yield event
+        return
+
+    async def begin() -> tuple[OpenStream, _Held | None]:
+        return (await DEFAULT.session()).open_events(pipeline, fields, JobOptions()), None
+
+    async for event in _over_thread(begin, "raise"):
+        yield event
+
+
+async def _over_thread(begin: Callable[[], Any], errors: Literal["raise", "yield"]) -> AsyncIterator[Any]:
+    """The results of a stream that lives on the loop thread, for a consumer on another loop."""
+    thread = DEFAULT.thread()
+    opened, held = await thread.arun(begin())
+
+    async def end() -> None:
+        await opened.close()
+        if held is not None:
+            await held.close()
+
+    def take() -> Awaitable[list[Any]]:
+        return thread.arun(opened.take())
+
+    async for result in results_of(take, lambda: thread.arun(end()), errors):
+        yield result
+
+
+def _within(arguments: RunArguments) -> ManyArguments:
+    """Arguments for a run inside a session, which has its engines, indexes and policy already."""
+    for name in ("engines", "indexes", "policy"):
+        if name in arguments:
+            raise InputError(f"{name}= belongs to the Session that is open here; say it there")
+    return ManyArguments(**arguments)  # type: ignore[typeddict-unknown-key]  # those three are the difference

@@ -1,0 +1,329 @@
+"""Takes jobs through their steps: tells the scheduler what happens and carries out what it commands.
+
+One driver serves every pipeline of a session. It decides nothing: order, place, batch and retry are the
+scheduler's. It owns no engine: calls are made by ``sage.runtime.calls``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from sage.clock import Clock
+from sage.errors import EngineError, Expired, InputError, InternalError, Rejected, SageError
+from sage.events import Outcome
+from sage.graph.values import Record
+from sage.ops.base import Generate
+from sage.runtime.base import (
+    Job,
+    JobFailure,
+    RecordDone,
+    Run,
+    RunEvent,
+    StepDone,
+    StepStarted,
+    as_step_error,
+    narrowed,
+)
+from sage.runtime.calls import Calls
+from sage.runtime.ledger import SLOW_STEP_S, Ledger, checked
+from sage.runtime.program import Node, Program
+from sage.scheduling.messages import Admit, JobArrived, JobOver, Reject
+from sage.scheduling.views import JobView
+
+__all__ = ["Driver"]
+
+
+class Driver:
+    """Runs jobs. Everything happens on one event loop.
+
+    Args:
+        calls: makes the calls the scheduler commands, and is the way to the scheduler.
+        ledger: where the ends of jobs are written.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, calls: Calls, ledger: Ledger, clock: Clock) -> None:
+        self._calls = calls
+        self._ledger = ledger
+        self._clock = clock
+        self._ids = itertools.count()
+        self._waiting: dict[
+            int, asyncio.Future[None] | None
+        ] = {}  # jobs not yet admitted; None: just arrived
+        self._rejected: dict[int, Rejected] = {}  # jobs refused at once
+        calls.on(Admit, self._admit)
+        calls.on(Reject, self._reject)
+
+    async def carry(
+        self,
+        run: Run,
+        program: Program,
+        index: int,
+        record: Any,
+        listen: Callable[[RunEvent], None] | None = None,
+    ) -> Record | JobFailure:
+        """Take one record through a program.
+
+        Every job ends in exactly one outcome, which is logged. Only cancellation of the awaiting task raises.
+        """
+        try:
+            job = self._new_job(run, program, index, record, listen)
+        except InputError as error:
+            return self._ledger.refused(run, program, index, record, error)
+        outcome: Outcome = "cancelled"
+        error: SageError | None = None
+        try:
+            if not self._is_in(job):
+                await self._wait_outside(job)
+            job.admitted = self._clock()
+            if run.is_limited:
+                async with self._limit(job):
+                    await self._advance(job)
+            else:
+                await self._advance(job)
+            outcome = "done"
+        except Rejected as rejection:
+            outcome, error = "rejected", rejection
+        except asyncio.CancelledError:
+            error = Expired("cancelled before it was done")
+            raise
+        except BaseExceptionGroup as group:
+            outcome, error = "failed", _first_error(group, job)
+        except Exception as raised:  # noqa: BLE001 - a job's edge: whatever its steps raise is its failure
+            outcome, error = "failed", _as_sage_error(raised, job)
+        finally:
+            self._end(job, outcome, error)
+        if error is not None:
+            return JobFailure(index, job.record, outcome, error, job.at, getattr(error, "attempts", 1))
+        return narrowed(program, job.record)
+
+    def _new_job(
+        self,
+        run: Run,
+        program: Program,
+        index: int,
+        record: Any,
+        listen: Callable[[RunEvent], None] | None,
+    ) -> Job:
+        values = checked(program, record)
+        now = self._clock()
+        tenant, priority, deadline_s = run.resolve(values)
+        if run.log is not None and program.plan.name not in run.seen:
+            self._ledger.announce(run, program, now)
+        return Job(
+            id=next(self._ids),
+            index=index,
+            run=run,
+            program=program,
+            record=values,
+            arrived=now,
+            tenant=tenant,
+            priority=priority,
+            deadline=None if deadline_s is None else now + deadline_s,
+            stamps=None if run.log is None else [None] * (2 * len(program.nodes)),
+            listen=listen,
+        )
+
+    def _is_in(self, job: Job) -> bool:
+        """Tell the scheduler of a job; whether it is admitted at once.
+
+        Raises:
+            Rejected: it will not be admitted.
+        """
+        view = JobView(
+            id=job.id,
+            run=job.run.id,
+            pipeline=job.program.plan.name,
+            arrived=job.arrived,
+            tenant=job.tenant,
+            priority=job.priority,
+            deadline=job.deadline,
+            max_inflight=job.run.max_inflight,
+        )
+        self._waiting[job.id] = None
+        self._calls.tell(JobArrived(view))
+        if job.id in self._rejected:
+            raise self._rejected.pop(job.id)
+        return job.id not in self._waiting
+
+    async def _wait_outside(self, job: Job) -> None:
+        """Wait until the job is admitted.
+
+        Raises:
+            Rejected: it will not be. Expired: its time ran out before.
+        """
+        waiting = self._waiting[job.id] = asyncio.get_running_loop().create_future()
+        async with self._limit(job):
+            await waiting
+
+    def _admit(self, command: Admit) -> None:
+        waiting = self._waiting.pop(command.job)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _reject(self, command: Reject) -> None:
+        rejection = Rejected(command.reason, retry_after_s=command.retry_after_s)
+        waiting = self._waiting.pop(command.job)
+        if waiting is None:
+            self._rejected[command.job] = rejection
+        elif not waiting.done():
+            waiting.set_exception(rejection)
+
+    async def _advance(self, job: Job) -> None:
+        """Run every step of an admitted job."""
+        if not job.program.is_chain:
+            await self._run_graph(job)
+        elif job.stamps is None and job.listen is None:
+            await self._run_chain_bare(job)
+        else:
+            for node in job.program.nodes:
+                await self._run_node(job, node)
+        if job.listen is not None:
+            job.listen(RecordDone(narrowed(job.program, job.record)))
+
+    def _limit(self, job: Job) -> Any:
+        """The time a job may take, as a context that raises Expired; nothing if it has none."""
+        options = job.run.options
+        ends = [job.deadline] if options.expire and job.deadline is not None else []
+        if options.timeout_s is not None:
+            ends.append(job.arrived + options.timeout_s)
+        return _until(min(ends) - self._clock()) if ends else nullcontext()
+
+    async def _run_chain_bare(self, job: Job) -> None:
+        """A chain of which nothing is recorded and nobody is told."""
+        values = job.record
+        for node in job.program.nodes:
+            job.at = node.name
+            if node.call is None:
+                values[node.name] = await self._call_endpoint(job, node)
+            elif node.awaits:
+                values[node.name] = await node.call(values)
+            else:
+                values[node.name] = node.call(values)
+
+    async def _run_graph(self, job: Job) -> None:
+        """Ready steps at once, each as soon as its inputs are there."""
+        waits_for = [node.waits_for for node in job.program.nodes]
+        async with asyncio.TaskGroup() as strands:
+            first = [node for node in job.program.nodes if node.waits_for == 0]
+            await self._run_strand(job, first, waits_for, strands)
+
+    async def _run_strand(
+        self, job: Job, ready: list[Node], waits_for: list[int], strands: asyncio.TaskGroup
+    ) -> None:
+        """Run these steps and all that they make ready; what would overlap goes on in strands of its own."""
+        while ready:
+            inline = [node for node in ready if not node.awaits]
+            awaiting = [node for node in ready if node.awaits]
+            if inline:
+                ready = awaiting
+                for node in inline:
+                    await self._run_node(job, node)
+                    ready += _made_ready(job, node, waits_for)
+                continue
+            for node in awaiting[1:]:
+                strands.create_task(self._run_branch(job, node, waits_for, strands))
+            await self._run_node(job, awaiting[0])
+            ready = _made_ready(job, awaiting[0], waits_for)
+
+    async def _run_branch(
+        self, job: Job, node: Node, waits_for: list[int], strands: asyncio.TaskGroup
+    ) -> None:
+        await self._run_node(job, node)
+        await self._run_strand(job, _made_ready(job, node, waits_for), waits_for, strands)
+
+    async def _run_node(self, job: Job, node: Node) -> None:
+        """Run one step and keep its value and its times."""
+        ready = self._clock()
+        if job.listen is not None:
+            job.listen(StepStarted(node.name))
+        try:
+            if node.call is None:
+                value = await self._call_endpoint(job, node)
+            else:
+                value = node.call(job.record)
+                if node.awaits:
+                    value = await value
+        except Exception as error:
+            job.at = node.name
+            raise as_step_error(error, node.name) from error
+        job.record[node.name] = value
+        done = self._clock()
+        if job.stamps is not None:
+            job.stamps[2 * node.index] = ready - job.run.began
+            job.stamps[2 * node.index + 1] = done - job.run.began
+        if not node.awaits and done - ready > SLOW_STEP_S:
+            self._ledger.slow_step(job, node.name, done - ready)
+        if job.listen is not None:
+            job.listen(StepDone(node.name, value))
+
+    async def _call_endpoint(self, job: Job, node: Node) -> Any:
+        """One step's call; if its prompt is too long and it may be shortened, again with less."""
+        while True:
+            try:
+                return await self._calls.make(job, node)
+            except EngineError as error:
+                if error.fault != "too_long" or not isinstance(node.work, Generate) or node.work.fit is None:
+                    raise
+                left = job.program.shrink(node, job.record, error)
+                self._ledger.notice(
+                    job,
+                    node.name,
+                    "fit",
+                    f"prompt too long; {left} of {node.work.fit!r} sent to {node.name!r}",
+                )
+
+    def _end(self, job: Job, outcome: Outcome, error: SageError | None) -> None:
+        self._waiting.pop(job.id, None)
+        self._calls.tell(JobOver(job.id))
+        self._ledger.job_ended(job, outcome, error)
+
+
+class _until:  # noqa: N801 - reads as a word where it is used
+    """``asyncio.timeout`` that raises Expired."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(max(0.0, seconds))
+
+    async def __aenter__(self) -> None:
+        if self._seconds <= 0:
+            raise Expired("its time was over before it was sent")
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self._timeout.__aexit__(*exc)  # type: ignore[arg-type]  # passed on as given
+        except TimeoutError:
+            raise Expired("its time ran out") from None
+
+
+def _made_ready(job: Job, node: Node, waits_for: list[int]) -> list[Node]:
+    ready = []
+    for reader in node.readers:
+        waits_for[reader] -= 1
+        if waits_for[reader] == 0:
+            ready.append(job.program.nodes[reader])
+    return ready
+
+
+def _as_sage_error(error: Exception, job: Job) -> SageError:
+    return as_step_error(error, job.at)
+
+
+def _first_error(group: BaseExceptionGroup[BaseException], job: Job) -> SageError:
+    """The first real error among strands that failed together."""
+    leaves: list[BaseException] = []
+    waiting: list[BaseException] = [group]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, BaseExceptionGroup):
+            waiting += found.exceptions
+        else:
+            leaves.append(found)
+    errors = [leaf for leaf in leaves if isinstance(leaf, Exception)]
+    return _as_sage_error(errors[-1], job) if errors else InternalError(f"strands ended by {leaves!r}")

@@ -1,0 +1,229 @@
+"""A plan bound to a session's engines and indexes, in the form the driver runs fastest.
+
+Inline steps are closures over the record. Where awaiting steps can never overlap, the program is a chain and
+runs straight through; otherwise it is a graph whose ready steps run as strands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sage.errors import EngineError, Fault, InputError, PipelineError, StepError, nearest
+from sage.graph.plan import Plan, PlannedStep
+from sage.graph.values import Record
+from sage.ops.base import OPERATORS, Compute, Context, Generate, Inline, Work
+
+__all__ = ["Node", "Program", "build_program"]
+
+BACKOFF_S = 0.1  # the first retry of a function waits up to this, each further one up to twice as long
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One step, ready to run."""
+
+    index: int  # in plan order
+    name: str
+    planned: PlannedStep
+    work: Work
+    call: Callable[[Record], Any] | None  # of inline work
+    awaits: bool  # the call's result is awaited, or the work goes to an endpoint
+    waits_for: int  # how many steps must be done first
+    readers: tuple[int, ...]  # steps that wait for this one
+    remaining_steps: int  # endpoint-bound steps on the longest path from here to the end, this one included
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """What the driver runs for each job of a pipeline."""
+
+    plan: Plan
+    nodes: tuple[Node, ...]
+    inputs: frozenset[str]
+    fields: frozenset[str]  # names of the steps
+    is_inline: bool  # nothing awaits: jobs run in one go
+    is_chain: bool  # awaiting steps never overlap
+    is_free: bool  # needs no endpoint: only functions
+    calls: tuple[tuple[str, Callable[[Record], Any], bool], ...]  # name, function, is awaited: of functions
+
+    def check_record(self, record: Record) -> None:
+        """Refuse a record that lacks an input, or that already has a field a step would write.
+
+        Raises:
+            InputError: naming the field and what is there instead.
+        """
+        missing = [name for name in self.plan.inputs if name not in record]
+        if missing:
+            have = ", ".join(repr(name) for name in record) or "no field"
+            raise InputError(
+                f"pipeline {self.plan.name!r} needs {', '.join(map(repr, missing))}, but the record has {have}; "
+                + _hint(missing[0], record, self.fields)
+            )
+        clash = self.fields & record.keys()
+        if clash:
+            raise InputError(
+                f"the record has a field {min(clash)!r}, which step {min(clash)!r} of pipeline "
+                f"{self.plan.name!r} would write; rename one of them"
+            )
+
+    def shrink(self, node: Node, record: Record, error: EngineError) -> int:
+        """Drop items from the end of the field that a step's ``fit=`` names and redo what was made from it.
+
+        Args:
+            node: the step whose prompt is too long.
+            record: changed in place, so that it shows what was really sent.
+            error: says, if the engine counted, how much too long it is.
+
+        Returns:
+            How many items are left. Raises the error when there is nothing left to drop.
+        """
+        assert isinstance(node.work, Generate)
+        field = node.work.fit
+        assert field is not None
+        items = record[field]
+        if not items:
+            raise error
+        keep = len(items) - 1
+        if error.prompt_tokens and error.context_tokens:
+            keep = min(keep, len(items) * error.context_tokens // error.prompt_tokens)
+        record[field] = items[:keep]
+        for step in _between(self, field, node.name):
+            assert step.call is not None
+            record[step.name] = step.call(record)
+        return keep
+
+
+def build_program(plan: Plan, context: Context) -> Program:
+    """Bind every step of a plan.
+
+    Raises:
+        PipelineError: with everything this session cannot do for it.
+    """
+    works: dict[str, Work] = {}
+    faults: list[Fault] = []
+    for planned in plan.steps:
+        try:
+            works[planned.name] = OPERATORS[planned.step.operator].bind(planned, context)
+            faults += _limits(planned, works[planned.name])
+        except InputError as error:
+            faults.append(Fault(planned.name, str(error)))
+    if faults:
+        raise PipelineError(plan.name, faults)
+    program = _assemble(plan, works)
+    faults = [fault for node in program.nodes for fault in _fit_faults(program, node)]
+    if faults:
+        raise PipelineError(plan.name, faults)
+    return program
+
+
+def _assemble(plan: Plan, works: dict[str, Work]) -> Program:
+    place = {planned.name: number for number, planned in enumerate(plan.steps)}
+    readers: dict[str, list[int]] = {planned.name: [] for planned in plan.steps}
+    for planned in plan.steps:
+        for name in planned.after:
+            readers[name].append(place[planned.name])
+    ahead: dict[str, int] = {}
+    for planned in reversed(plan.steps):
+        furthest = max((ahead[plan.steps[reader].name] for reader in readers[planned.name]), default=0)
+        ahead[planned.name] = furthest + (not isinstance(works[planned.name], Inline))
+    nodes = tuple(
+        _node(number, planned, works[planned.name], tuple(readers[planned.name]), ahead[planned.name])
+        for number, planned in enumerate(plan.steps)
+    )
+    return Program(
+        plan=plan,
+        nodes=nodes,
+        inputs=frozenset(plan.inputs),
+        fields=frozenset(place),
+        is_inline=not any(node.awaits for node in nodes),
+        is_chain=_is_chain(plan, [node.name for node in nodes if node.awaits]),
+        is_free=all(node.call is not None for node in nodes),
+        calls=tuple((node.name, node.call, node.awaits) for node in nodes if node.call is not None),
+    )
+
+
+def _node(number: int, planned: PlannedStep, work: Work, readers: tuple[int, ...], ahead: int) -> Node:
+    call = work.call if isinstance(work, Inline) else None
+    awaits = not isinstance(work, Inline) or work.is_async
+    if isinstance(work, Inline) and (planned.step.attempts or planned.step.timeout_s):
+        call, awaits = _resilient(planned, work), True
+    return Node(number, planned.name, planned, work, call, awaits, len(planned.after), readers, ahead)
+
+
+def _is_chain(plan: Plan, awaiting: list[str]) -> bool:
+    """Whether every awaiting step waits, directly or not, for the one before it."""
+    return all(earlier in plan.ancestors(later) for earlier, later in itertools.pairwise(awaiting))
+
+
+def _limits(planned: PlannedStep, work: Work) -> list[Fault]:
+    blocking = isinstance(work, Compute) or (isinstance(work, Inline) and not work.is_async)
+    if planned.step.timeout_s is not None and blocking:
+        return [
+            Fault(
+                planned.name,
+                "has a timeout, but Python cannot interrupt a plain function; make it async or drop .timeout()",
+            )
+        ]
+    return []
+
+
+def _resilient(planned: PlannedStep, work: Inline) -> Callable[[Record], Any]:
+    """An inline call with its own attempts and time limit, awaited. Waits are full jitter, doubling."""
+    attempts = planned.step.attempts or 1
+    jitter = random.Random(planned.name)
+
+    async def call(record: Record) -> Any:
+        for attempt in range(1, attempts + 1):
+            try:
+                async with asyncio.timeout(planned.step.timeout_s):
+                    value = work.call(record)
+                    return await value if inspect.isawaitable(value) else value
+            except Exception as error:
+                if attempt == attempts:
+                    raise _after(planned, error, attempts) from error
+            await asyncio.sleep(jitter.uniform(0, BACKOFF_S * 2 ** (attempt - 1)))
+        raise AssertionError
+
+    return call
+
+
+def _after(planned: PlannedStep, error: Exception, attempts: int) -> StepError:
+    if isinstance(error, TimeoutError) and planned.step.timeout_s is not None:
+        message = f"took longer than its timeout of {planned.step.timeout_s:g} s"
+    else:
+        message = f"raised {type(error).__name__}: {error}"
+    return StepError(planned.name, message, attempts=attempts)
+
+
+def _between(program: Program, field: str, name: str) -> list[Node]:
+    """The steps made from a field that another step is made from, in order."""
+    above = program.plan.ancestors(name)
+    return [
+        node
+        for node in program.nodes
+        if node.name in above and (field in node.planned.needs or field in program.plan.ancestors(node.name))
+    ]
+
+
+def _fit_faults(program: Program, node: Node) -> list[Fault]:
+    if not isinstance(node.work, Generate) or node.work.fit is None:
+        return []
+    field = node.work.fit
+    return [
+        Fault(
+            node.name,
+            f"fit={field!r} cannot be done: step {other.name!r} stands between and would have to be awaited again",
+        )
+        for other in _between(program, field, node.name)
+        if other.awaits
+    ]
+
+
+def _hint(missing: str, record: Record, steps: frozenset[str]) -> str:
+    return nearest(missing, [*record, *steps]) if record else f"give it as {missing}=…"

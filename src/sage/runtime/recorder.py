@@ -1,0 +1,124 @@
+"""One run's bookkeeping: its identity, where its events go, and what is handed back at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from sage.clock import Clock
+from sage.events import Event, RunEnded
+from sage.graph.plan import Plan
+from sage.graph.values import Record
+from sage.runtime.base import JobFailure, JobOptions, Progress, Run
+from sage.runtime.endpoints import Endpoints
+from sage.runtime.runs import RunFolder, create_run, new_run_id, read_events
+from sage.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sage.runtime.summary import Summary
+
+__all__ = ["Recorder", "RunResult", "begin_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run gave.
+
+    Attributes:
+        records: the finished ones, in the order of the source.
+        failures: the jobs that did not end well, in the order of the source.
+        run_id: names the run in ``sage runs``.
+        folder: its manifest and event log; None if it was not recorded.
+    """
+
+    records: list[Record]
+    failures: list[JobFailure]
+    run_id: str
+    folder: Path | None
+
+    @property
+    def events(self) -> Iterator[Event]:
+        """The run's event log, from its file; empty if it was not recorded."""
+        return iter(()) if self.folder is None else read_events(self.folder / "events.jsonl")
+
+    @property
+    def metrics(self) -> Summary | None:
+        """Everything the event log tells, computed anew; None if it was not recorded."""
+        from sage.runtime.summary import summarize
+
+        return None if self.folder is None else summarize(self.events)
+
+
+class Recorder:
+    """Keeps the folder of one run, if it has one. Made by :func:`begin_run`; its owner calls ``finish``."""
+
+    def __init__(self, run: Run, folder: RunFolder | None, clock: Clock) -> None:
+        self.run = run
+        self._folder = folder
+        self._clock = clock
+
+    def uses(self, plan: Plan, endpoints: Endpoints) -> None:
+        """Write a pipeline, and the engines it runs on, into the manifest."""
+        folder = self._folder
+        if folder is None or plan.name in folder.manifest.pipelines:
+            return
+        steps = [{"name": s.name, "operator": s.step.operator, "after": s.after} for s in plan.steps]
+        described = {"inputs": plan.inputs, "steps": steps}
+        folder.update(
+            pipelines={**folder.manifest.pipelines, plan.name: described}, engines=dict(endpoints.pools)
+        )
+
+    def flush(self) -> None:
+        """Write the events so far to the file."""
+        if self._folder is not None:
+            self._folder.log.flush()
+
+    def finish(self, status: Literal["complete", "partial", "failed"]) -> None:
+        """Close the log, and say in the manifest how the run ended."""
+        if self._folder is not None:
+            self._folder.log.append(RunEnded(self._clock() - self.run.began, status))
+            self._folder.finish(status, {str(outcome): n for outcome, n in self.run.counts.items()})
+
+    def result(self, results: list[Record | JobFailure]) -> RunResult:
+        """The results of a finished run, sorted into good and bad."""
+        return RunResult(
+            records=[result for result in results if not isinstance(result, JobFailure)],
+            failures=[result for result in results if isinstance(result, JobFailure)],
+            run_id=self.run.id,
+            folder=None if self._folder is None else self._folder.path,
+        )
+
+
+def begin_run(
+    settings: Settings,
+    clock: Clock,
+    *,
+    options: JobOptions,
+    policy: str,
+    seed: int,
+    max_inflight: int,
+    on_end: Progress | None = None,
+) -> Recorder:
+    """Begin a run; with a folder unless the settings say not to record.
+
+    Raises:
+        SetupError: the folder for runs cannot be written to.
+    """
+    folder = None
+    if settings.record:
+        arguments = {"max_inflight": max_inflight, **msgspec.to_builtins(options)}
+        folder = create_run(settings, policy=policy, seed=seed, arguments=arguments)
+    run = Run(
+        id=folder.manifest.run_id if folder is not None else new_run_id(),
+        began=clock(),
+        options=options,
+        log=folder.log if folder is not None else None,
+        max_inflight=max_inflight,
+        on_end=on_end,
+    )
+    return Recorder(run, folder, clock)

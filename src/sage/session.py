@@ -1,0 +1,456 @@
+"""A session: the place where engines, scheduler and event logs live; and the one used when nobody opens one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+
+from sage.clock import monotonic
+from sage.engines.base import Engine, EngineInfo
+from sage.errors import Fault, InputError, PipelineError, SageError, nearest
+from sage.graph.plan import Plan
+from sage.graph.values import Record
+from sage.runtime.base import JobFailure, JobOptions, Progress, RunEvent
+from sage.runtime.calls import Calls
+from sage.runtime.driver import Driver
+from sage.runtime.endpoints import Endpoints
+from sage.runtime.feed import Channel, Collected, InOrder, Sink, Source, feed
+from sage.runtime.inline import Inline
+from sage.runtime.ledger import Ledger
+from sage.runtime.program import Program, build_program
+from sage.runtime.recorder import Recorder, RunResult, begin_run
+from sage.scheduling.core import Scheduler
+from sage.scheduling.messages import EndpointJoined
+from sage.scheduling.policy import parse_policy
+from sage.scheduling.views import Snapshot
+from sage.settings import Settings
+
+if TYPE_CHECKING:
+    from sage.index.index import Index
+    from sage.pipeline import Pipeline
+
+__all__ = ["CURRENT", "JobArguments", "OpenStream", "RunArguments", "RunResult", "Session", "results_of"]
+
+
+class JobArguments(TypedDict, total=False):
+    """What may be said of jobs. Text ``"{field}"`` takes the value from each record."""
+
+    tenant: str  # on whose behalf; "default"
+    priority: int | str  # higher runs first; "batch", "normal" or "interactive" stand for -10, 0, 10
+    deadline_s: float | str  # seconds from arrival by which a job should be done
+    expire: bool  # make the deadline hard
+    timeout_s: float  # stop a job after so long
+
+
+class ManyArguments(JobArguments, total=False):
+    """What may be said of a run of many records."""
+
+    max_inflight: int  # jobs at once; 64
+    record: bool  # False: leave no run folder
+    on_end: Progress  # called with the outcome of each job as it ends
+
+
+class RunArguments(ManyArguments, total=False):
+    """What may be said of a run outside a session."""
+
+    engines: Mapping[str, Any]  # pool -> address, several addresses, or an open Engine
+    indexes: Mapping[str, Any]  # name -> folder or open Index
+    policy: str
+
+
+FLUSH_S = 0.5  # events reach the disk this soon
+MAX_PROGRAMS = 256  # bound pipelines a session remembers
+
+#: The session that is open around the calling code, if any.
+CURRENT: contextvars.ContextVar[Session | None] = contextvars.ContextVar("sage_session", default=None)
+
+
+class Session:
+    """A service in your event loop: many pipelines, one scheduler in front of shared engines.
+
+    >>> import asyncio, sage
+    >>> from sage.ops import template
+    >>> async def main():
+    ...     async with sage.Session(record=False) as session:
+    ...         hello = sage.Pipeline("hello", line=template("Hello, {name}!"))
+    ...         return (await session(hello, name="Ada"))["line"]
+    >>> asyncio.run(main())
+    'Hello, Ada!'
+
+    Args:
+        engines: pool -> address (``"openai:http://127.0.0.1:8000/v1?model=m"``), several addresses, or an open
+            Engine. Pools are opened when a pipeline first needs them and closed with the session.
+        indexes: name -> folder of an index, or an open Index.
+        policy: a preset or choices, such as ``"fifo"`` or ``"order=job_fifo,place=least_loaded"``.
+        max_inflight: jobs of one run at once, where the run does not say.
+        record: keep a manifest and an event log of every run.
+        settings: everything else; None: ``sage.toml`` and the environment.
+        seed: of everything random in scheduling.
+    """
+
+    def __init__(
+        self,
+        *,
+        engines: Mapping[str, Any] | None = None,
+        indexes: Mapping[str, Any] | None = None,
+        policy: str | None = None,
+        max_inflight: int | None = None,
+        record: bool | None = None,
+        settings: Settings | None = None,
+        seed: int = 0,
+    ) -> None:
+        base = settings if settings is not None else Settings.load()
+        self._settings = replace(
+            base,
+            policy=policy if policy is not None else base.policy,
+            max_inflight=max_inflight if max_inflight is not None else base.max_inflight,
+            record=record if record is not None else base.record,
+        )
+        if self._settings.max_inflight < 1:
+            raise InputError(f"max_inflight is {self._settings.max_inflight}, expected at least 1")
+        self._policy = parse_policy(self._settings.policy)
+        self._addresses = {**base.engines, **_several(engines or {})}
+        self._indexes: dict[str, Any] = {**base.indexes, **(indexes or {})}
+        self._seed = seed
+        self._programs: dict[int, Program] = {}  # by identity of the plan, which the program keeps alive
+        self._feeds: set[asyncio.Task[None]] = set()
+        self._single: Recorder | None = None  # the run that single calls belong to
+        self._singles = 0
+        self._recorders: set[Recorder] = set()  # of the runs that are going on
+        self._stack: AsyncExitStack | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise InputError("this session is open already; make a new Session for another scope")
+        self._stack = AsyncExitStack()
+        self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._scheduler = Scheduler(self._policy, random.Random(self._seed))
+        self._endpoints = Endpoints(self._addresses, self._settings, self._group, self._joined)
+        self._calls = Calls(self._scheduler, self._endpoints, monotonic, self._group)
+        ledger = Ledger(monotonic)
+        self._driver = Driver(self._calls, ledger, monotonic)
+        self._inline = Inline(ledger, monotonic)
+        self._flushing = self._group.create_task(self._flush_logs())
+        self._token = CURRENT.set(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._stack is not None
+        with contextlib.suppress(ValueError):  # closed in another context than it was opened in
+            CURRENT.reset(self._token)
+        for task in self._feeds:
+            task.cancel()
+        if self._feeds:
+            await asyncio.wait(self._feeds)
+        if self._single is not None:
+            self._finish(self._single, "complete" if error is None else "partial")
+        self._flushing.cancel()
+        await self._endpoints.close()
+        try:
+            await self._stack.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            raise _only(group) from None
+
+    async def __call__(self, pipeline: Pipeline, /, **fields: Any) -> Record:
+        """Run one record and return it, finished.
+
+        Raises:
+            SageError: the job failed; what a function step raised is the cause.
+        """
+        return await self.call(pipeline, fields)
+
+    async def call(
+        self, pipeline: Pipeline, record: Mapping[str, Any], /, **arguments: Unpack[JobArguments]
+    ) -> Record:
+        """The same, with a record that may have any field names, and options for the job."""
+        result = await self._one(pipeline, record, JobOptions(**arguments), None)
+        if isinstance(result, JobFailure):
+            raise error_of(result)
+        return result
+
+    async def run(
+        self, pipeline: Pipeline, records: Source, /, **arguments: Unpack[ManyArguments]
+    ) -> RunResult:
+        """Run many records and keep the results, in the order of the source."""
+        sink = Collected()
+        recorder = self._recorder(arguments)
+        program = await self._program(pipeline, recorder)
+        try:
+            await feed(self._driver, self._inline, monotonic, recorder.run, program, records, sink)
+        except BaseException:
+            self._finish(recorder, "partial")
+            raise
+        self._finish(recorder, "complete")
+        return recorder.result(sink.in_source_order())
+
+    async def stream(
+        self,
+        pipeline: Pipeline,
+        records: Source,
+        /,
+        *,
+        ordered: bool = False,
+        errors: Literal["raise", "yield"] = "raise",
+        **arguments: Unpack[ManyArguments],
+    ) -> AsyncIterator[Record | JobFailure]:
+        """Run many records and yield each as it finishes. See :meth:`sage.Pipeline.stream`."""
+        opened = await self.open_stream(pipeline, records, ordered, arguments)
+        async for result in results_of(opened.take, opened.close, errors):
+            yield result
+
+    async def open_stream(
+        self, pipeline: Pipeline, records: Source, ordered: bool, arguments: ManyArguments
+    ) -> OpenStream:
+        """A stream as an object with ``take`` and ``close``, for callers on another event loop."""
+        recorder = self._recorder(arguments)
+        program = await self._program(pipeline, recorder)
+        limit = recorder.run.max_inflight
+        channel = Channel(max(limit, 64))
+        sink: Sink = InOrder(channel, 2 * limit) if ordered else channel
+        task = self._group.create_task(self._feed(recorder, program, records, sink, channel))
+        self._feeds.add(task)
+        task.add_done_callback(self._feeds.discard)
+        return OpenStream(channel, task, recorder.run.id)
+
+    async def events(
+        self, pipeline: Pipeline, record: Mapping[str, Any], /, **arguments: Unpack[JobArguments]
+    ) -> AsyncIterator[RunEvent]:
+        """Run one record and yield what happens to it. See :meth:`sage.Pipeline.events`."""
+        opened = self.open_events(pipeline, record, JobOptions(**arguments))
+        async for event in results_of(opened.take, opened.close, "raise"):
+            yield event
+
+    def open_events(self, pipeline: Pipeline, record: Mapping[str, Any], options: JobOptions) -> OpenStream:
+        """The events of one job as an object with ``take`` and ``close``, for callers on another event loop."""
+        channel = Channel(1 << 30)  # bounded by the tokens of one job
+
+        async def run() -> None:
+            try:
+                result = await self._one(pipeline, record, options, channel.add)
+                channel.end(error_of(result) if isinstance(result, JobFailure) else None)
+            except Exception as error:  # noqa: BLE001 - handed to the consumer
+                channel.end(error)
+
+        task = self._group.create_task(run())
+        self._feeds.add(task)
+        task.add_done_callback(self._feeds.discard)
+        return OpenStream(channel, task, "")
+
+    def snapshot(self) -> Snapshot:
+        """What the scheduler holds right now: jobs, queues, endpoints."""
+        return self._scheduler.snapshot()
+
+    async def ready(self, pipeline: Pipeline) -> None:
+        """Open everything a pipeline needs, so that its first record does not wait for it.
+
+        Raises:
+            PipelineError: it names something this session does not have.
+            SetupError, EngineError: an engine cannot be opened.
+        """
+        await self._program(pipeline, None)
+
+    async def engine(self, pool: str) -> Engine:
+        """The first open engine of a pool, opened if need be. For direct calls that bypass the scheduler.
+
+        Raises:
+            InputError: the pool is not known.
+        """
+        await self._endpoints.open(pool)
+        return self._endpoints.engine(self._endpoints.pools[pool][0])
+
+    async def _one(
+        self,
+        pipeline: Pipeline,
+        record: Mapping[str, Any],
+        options: JobOptions,
+        listen: Callable[[RunEvent], None] | None,
+    ) -> Record | JobFailure:
+        if self._single is None:
+            self._single = self._recorder({})
+        program = await self._program(pipeline, self._single)
+        run = replace(
+            self._single.run, options=options, counts=self._single.run.counts, seen=self._single.run.seen
+        )
+        number, self._singles = self._singles, self._singles + 1
+        if program.is_inline and listen is None:
+            return self._inline.carry(run, program, number, record)
+        return await self._driver.carry(run, program, number, record, listen)
+
+    async def _feed(
+        self, recorder: Recorder, program: Program, records: Source, sink: Sink, channel: Channel
+    ) -> None:
+        """Feed a channel, and end it and its run whatever happens."""
+        try:
+            await feed(self._driver, self._inline, monotonic, recorder.run, program, records, sink)
+        except Exception as error:  # noqa: BLE001 - handed to the consumer of the stream
+            self._finish(recorder, "partial")
+            channel.end(error)
+        except BaseException:
+            self._finish(recorder, "partial")
+            channel.end()
+            raise
+        else:
+            self._finish(recorder, "complete")
+            channel.end()
+
+    async def _program(self, pipeline: Pipeline, recorder: Recorder | None) -> Program:
+        plan = pipeline.plan
+        program = self._programs.get(id(plan))
+        if program is None:
+            await self._open_pools(plan)
+            program = build_program(plan, _Context(plan, self._endpoints, self._index))
+            while len(self._programs) >= MAX_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            self._programs[id(plan)] = program
+        if recorder is not None:
+            recorder.uses(plan, self._endpoints)
+        return program
+
+    async def _open_pools(self, plan: Plan) -> None:
+        known = self._endpoints.known_pools()
+        faults = [
+            Fault(
+                planned.name,
+                f"unknown engine pool {planned.step.pool!r}: {nearest(planned.step.pool, known)}",
+            )
+            for planned in plan.steps
+            if planned.step.pool is not None and planned.step.pool not in known
+        ]
+        if faults:
+            raise PipelineError(plan.name, faults)
+        for pool in dict.fromkeys(planned.step.pool for planned in plan.steps):
+            if pool is not None:
+                await self._endpoints.open(pool)
+
+    def _index(self, name: str) -> Index:
+        """An index by its name, opened when it is first asked for."""
+        from sage.index.index import Index
+
+        if name not in self._indexes:
+            raise InputError(
+                f"unknown index {name!r}: {nearest(name, self._indexes)}; "
+                f"say what it is with indexes={{{name!r}: 'FOLDER'}}, --index {name}=FOLDER or in sage.toml"
+            )
+        said = self._indexes[name]
+        if not isinstance(said, Index):
+            said = self._indexes[name] = Index.open(said)
+        return said
+
+    def _recorder(self, arguments: ManyArguments) -> Recorder:
+        given: dict[str, Any] = dict(arguments)
+        limit = given.pop("max_inflight", self._settings.max_inflight)
+        record = given.pop("record", self._settings.record)
+        on_end = given.pop("on_end", None)
+        if not isinstance(limit, int) or limit < 1:
+            raise InputError(f"max_inflight is {limit!r}, expected a whole number above 0")
+        recorder = begin_run(
+            replace(self._settings, record=record),
+            monotonic,
+            options=JobOptions(**given),
+            policy=str(self._policy),
+            seed=self._seed,
+            max_inflight=limit,
+            on_end=on_end,
+        )
+        self._recorders.add(recorder)
+        return recorder
+
+    def _joined(self, name: str, pool: str, limit: int) -> None:
+        self._calls.tell(EndpointJoined(name, pool, limit))
+
+    def _finish(self, recorder: Recorder, status: Literal["complete", "partial", "failed"]) -> None:
+        self._recorders.discard(recorder)
+        recorder.finish(status)
+
+    async def _flush_logs(self) -> None:
+        """So that a run that is killed loses little of its log."""
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            for recorder in self._recorders:
+                recorder.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """A feed under way and the channel it fills."""
+
+    channel: Channel
+    task: asyncio.Task[None]
+    run_id: str
+
+    async def take(self) -> list[Any]:
+        """Results that are there, at least one; none at the end."""
+        return await self.channel.take()
+
+    async def close(self) -> None:
+        """Abort what is still under way and wait until it has ended."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What steps may ask for while they are bound."""
+
+    plan: Plan
+    endpoints: Endpoints
+    index: Callable[[str], Index]
+
+    def engine(self, pool: str) -> EngineInfo:
+        return self.endpoints.info(pool)
+
+
+async def results_of(
+    take: Callable[[], Any], close: Callable[[], Any], errors: Literal["raise", "yield"]
+) -> AsyncIterator[Any]:
+    """What a stream's consumer sees: each result; the first failure raised at the end, unless yielded."""
+    if errors not in {"raise", "yield"}:
+        raise InputError(f"errors is {errors!r}, expected 'raise' or 'yield'")
+    failures: list[JobFailure] = []
+    try:
+        while results := await take():
+            for result in results:
+                if isinstance(result, JobFailure) and errors == "raise":
+                    failures.append(result)
+                    del failures[2:]
+                else:
+                    yield result
+    finally:
+        await close()
+    if failures:
+        raise error_of(failures[0])
+
+
+def error_of(failure: JobFailure) -> SageError:
+    """A failure's error, saying where it happened."""
+    error = failure.error
+    if failure.step is not None and not getattr(error, "__notes__", None):
+        error.add_note(f"in step {failure.step!r}")
+    return error
+
+
+def _several(engines: Mapping[str, Any]) -> dict[str, Any]:
+    """Addresses in the forms users write them in: one, several, or open engines."""
+    for pool, said in engines.items():
+        if said is None or (isinstance(said, list | tuple) and not said):
+            raise InputError(
+                f"engine pool {pool!r} has no address; give one, such as 'llama:smollm2-135m-instruct'"
+            )
+    return {pool: tuple(said) if isinstance(said, list) else said for pool, said in engines.items()}
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error inside a group of one; the group itself if there are several."""
+    first = group.exceptions[0]
+    if len(group.exceptions) > 1:
+        return group
+    return _only(first) if isinstance(first, BaseExceptionGroup) else first

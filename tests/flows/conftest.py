@@ -1,0 +1,62 @@
+"""Every flow test runs on every way there is to carry a pipeline out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from sage import JobFailure, Pipeline, Session
+
+#: Runs records through a pipeline and returns one outcome for each, in the order of the source.
+Flow = Callable[..., list[Any]]
+
+
+def in_a_session(pipeline: Pipeline, records: Iterable[Any], **arguments: Any) -> list[Any]:
+    """One session on a loop of its own; results streamed in order."""
+    session = {name: arguments.pop(name) for name in ("engines", "indexes", "policy") if name in arguments}
+
+    async def main() -> list[Any]:
+        async with Session(**session) as opened:
+            stream = opened.stream(pipeline, records, ordered=True, errors="yield", **arguments)
+            return [result async for result in stream]
+
+    return asyncio.run(main())
+
+
+def one_by_one(pipeline: Pipeline, records: Iterable[Any], **arguments: Any) -> list[Any]:
+    """Single calls in a session, as a service makes them."""
+    session = {name: arguments.pop(name) for name in ("engines", "indexes", "policy") if name in arguments}
+    arguments.pop("max_inflight", None)
+
+    async def one(opened: Session, record: Any) -> Any:
+        try:
+            return await opened.call(pipeline, record, **arguments)
+        except Exception as error:  # noqa: BLE001 - compared by the test
+            return JobFailure(0, record, "failed", error)  # type: ignore[arg-type]  # whatever it was
+
+    async def main() -> list[Any]:
+        async with Session(**session) as opened:
+            return [await one(opened, record) for record in records]
+
+    return asyncio.run(main())
+
+
+def blocking(pipeline: Pipeline, records: Iterable[Any], **arguments: Any) -> list[Any]:
+    """``Pipeline.run`` from plain code, through the default session's thread."""
+    result = pipeline.run(records, **arguments)
+    outcomes: list[Any] = [*result.records]
+    for failure in result.failures:
+        outcomes.insert(failure.index, failure)
+    return outcomes
+
+
+FLOWS: dict[str, Flow] = {"session": in_a_session, "calls": one_by_one, "blocking": blocking}
+
+
+@pytest.fixture(params=FLOWS)
+def flow(request: pytest.FixtureRequest) -> Flow:
+    """A way to run records through a pipeline."""
+    return FLOWS[request.param]
