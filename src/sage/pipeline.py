@@ -12,6 +12,7 @@ from sage.graph.plan import Plan, compile_plan
 from sage.graph.step import Step
 from sage.graph.values import Record
 from sage.ops import OPERATORS, step
+from sage.ops.flow import nested
 
 if TYPE_CHECKING:
     from sage.runtime.base import JobFailure, RunEvent
@@ -80,6 +81,32 @@ class Pipeline:
         """The same pipeline whose finished records hold only these fields."""
         return self._changed(declared=self._declared, outputs=names)
 
+    def rename(self, /, **inputs: str) -> Step:
+        """As a step of another pipeline, with inputs that read something else: ``question="{rewritten}"``.
+
+        Raises:
+            InputError: there is no such input.
+        """
+        return nested(self, **inputs)
+
+    def __or__(self, other: Pipeline) -> Pipeline:
+        """Two pipelines joined by their fields: what the left one makes, the right one may read.
+
+        Raises:
+            PipelineError: both have a step of the same name.
+        """
+        if not isinstance(other, Pipeline):
+            return NotImplemented
+        name = f"{self.name}|{other.name}"
+        twice = [
+            Fault(field, "is a step of both pipelines; rename one")
+            for field in self.steps
+            if field in other.steps
+        ]
+        if twice:
+            raise PipelineError(name, twice)
+        return Pipeline(name, **self.steps, **other.steps)
+
     def __call__(self, /, **fields: Any) -> Record:
         """Run one record and return it, finished. Blocks; inside a running event loop use ``arun``.
 
@@ -137,7 +164,7 @@ class Pipeline:
         """
         from sage.graph.yaml import dump_pipeline
 
-        return dump_pipeline(self.name, self._steps, self._declared, self._plan.outputs)
+        return dump_pipeline(self.name, self._steps, self._declared, self._plan.outputs, OPERATORS)
 
     @classmethod
     def from_yaml(cls, source: str | Path, /) -> Pipeline:
@@ -233,7 +260,7 @@ def _as_step(field: str, made: Any) -> Step:
     if isinstance(made, Step):
         return made
     if isinstance(made, Pipeline):
-        raise InputError("a pipeline cannot be a step of another one yet; list its steps here")
+        return nested(made)
     if callable(made):
         return step(made)
     hint = (

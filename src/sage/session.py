@@ -318,18 +318,14 @@ class Session:
     async def _open_pools(self, plan: Plan) -> None:
         known = self._endpoints.known_pools()
         faults = [
-            Fault(
-                planned.name,
-                f"unknown engine pool {planned.step.pool!r}: {nearest(planned.step.pool, known)}",
-            )
-            for planned in plan.steps
-            if planned.step.pool is not None and planned.step.pool not in known
+            Fault(None, f"unknown engine pool {pool!r}: {nearest(pool, known)}")
+            for pool in plan.pools()
+            if pool not in known
         ]
         if faults:
             raise PipelineError(plan.name, faults)
-        for pool in dict.fromkeys(planned.step.pool for planned in plan.steps):
-            if pool is not None:
-                await self._endpoints.open(pool)
+        for pool in plan.pools():
+            await self._endpoints.open(pool)
 
     def _index(self, name: str) -> Index:
         """An index by its name, opened when it is first asked for."""
@@ -404,6 +400,9 @@ class _Context:
     plan: Plan
     endpoints: Endpoints
     index: Callable[[str], Index]
+
+    def within(self, plan: Plan) -> _Context:
+        return replace(self, plan=plan)
 
     def engine(self, pool: str) -> EngineInfo:
         return self.endpoints.info(pool)

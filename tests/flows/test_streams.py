@@ -187,7 +187,7 @@ def test_an_unknown_index_says_how_to_give_one() -> None:
 
 def test_records_that_are_one_record_are_refused() -> None:
     with pytest.raises(InputError, match="for a single record call the pipeline"):
-        Pipeline("p", y=lambda x: x).run({"x": 1})  # type: ignore[arg-type]  # the point
+        Pipeline("p", y=lambda x: x).run({"x": 1})  # type: ignore[dict-item]  # the point
 
 
 @pytest.mark.parametrize("limit", [0, -1, "4"])

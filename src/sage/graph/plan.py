@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from sage.errors import Fault, PipelineError, nearest
+from sage.errors import Fault, InputError, PipelineError, nearest
 from sage.graph.fields import Argument, Ref, Template
 from sage.graph.step import Step
 from sage.graph.types import Missing, assignable, part_type, type_name
 
-__all__ = ["Plan", "PlannedStep", "compile_plan"]
+__all__ = ["Plan", "PlannedStep", "check_record", "compile_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,16 @@ class Plan:
             if planned.name == name:
                 return planned
         raise KeyError(name)
+
+    def pools(self) -> tuple[str, ...]:
+        """The pools its steps run in, those inside bodies included."""
+        found: dict[str, None] = {}
+        for planned in self.steps:
+            if planned.step.pool is not None:
+                found[planned.step.pool] = None
+            for body in planned.step.bodies.values():
+                found |= dict.fromkeys(body.plan.pools())
+        return tuple(found)
 
     def ancestors(self, name: str) -> frozenset[str]:
         """The steps that must be done before a step, directly or not."""
@@ -99,7 +110,10 @@ def compile_plan(
 def _planned(name: str, step: Step, steps: Mapping[str, Step], inputs: tuple[str, ...]) -> PlannedStep:
     bound = {arg: ref for arg, ref in step.optional.items() if ref.name in steps or ref.name in inputs}
     arguments: dict[str, Argument] = {**step.arguments, **bound}
-    needs = dict.fromkeys(ref.name for argument in arguments.values() for ref in argument.references)
+    refs = [ref for argument in arguments.values() for ref in argument.references]
+    if step.condition is not None:
+        refs.append(step.condition)
+    needs = dict.fromkeys(ref.name for ref in refs)
     return PlannedStep(name, step, arguments, tuple(needs), tuple(need for need in needs if need in steps))
 
 
@@ -112,6 +126,10 @@ def _required(planned: Mapping[str, PlannedStep], steps: Mapping[str, Step]) -> 
         if name not in step.step.optional
         for ref in argument.references
         if ref.name not in steps
+    ) | frozenset(
+        step.step.condition.name
+        for step in planned.values()
+        if step.step.condition is not None and step.step.condition.name not in steps
     )
 
 
@@ -208,3 +226,24 @@ def _edge_faults(reader: PlannedStep, name: str, argument: Argument, ref: Ref, g
             f"but step {ref.name!r} gives {type_name(given)}",
         )
     ]
+
+
+def check_record(plan: Plan, record: Mapping[str, Any], fields: AbstractSet[str]) -> None:
+    """Refuse a record that lacks an input of a plan, or that has one of the fields its steps write.
+
+    Raises:
+        InputError: naming the field and what is there instead.
+    """
+    missing = [name for name in plan.inputs if name not in record]
+    if missing:
+        have = ", ".join(repr(name) for name in record) or "no field"
+        hint = nearest(missing[0], [*record, *fields]) if record else f"give it as {missing[0]}=…"
+        raise InputError(
+            f"pipeline {plan.name!r} needs {', '.join(map(repr, missing))}, but the record has {have}; {hint}"
+        )
+    clash = fields & record.keys()
+    if clash:
+        raise InputError(
+            f"the record has a field {min(clash)!r}, which step {min(clash)!r} of pipeline "
+            f"{plan.name!r} would write; rename one of them"
+        )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from sage.errors import InputError
-from sage.graph.fields import Argument, Ref
+from sage.graph.fields import Argument, Constant, Ref, parse_ref
+
+if TYPE_CHECKING:
+    from sage.graph.body import Body
 
 __all__ = ["Batch", "Step"]
 
@@ -44,6 +47,9 @@ class Step:
     batch: Batch | None = None
     attempts: int | None = None  # None: the policy's retry layer
     timeout_s: float | None = None  # per attempt
+    bodies: Mapping[str, Body] = field(default_factory=dict)  # plans that control flow runs, by label
+    condition: Ref | None = None  # the step runs only if this is true; otherwise its value is None
+    instead: Constant | None = None  # its value when it fails; None: the job fails
 
     def retry(self, attempts: int) -> Step:
         """Try up to ``attempts`` times in all. Replaces the default retry layer."""
@@ -56,3 +62,25 @@ class Step:
         if not isinstance(s, int | float) or not s > 0:
             raise InputError(f"timeout(s={s!r}): expected seconds above 0")
         return replace(self, timeout_s=float(s))
+
+    def when(self, condition: str) -> Step:
+        """Run only if a field is true; otherwise the value is None, and readers must take None."""
+        return replace(self, condition=parse_ref(condition), gives=_or_none(self.gives))
+
+    def on_error(self, do: Literal["skip", "fail"]) -> Step:
+        """Say what a final failure does: "skip" gives None and the job goes on, "fail" ends the job."""
+        if do not in {"skip", "fail"}:
+            raise InputError(
+                f"on_error({do!r}): expected 'skip' or 'fail'; for another value use .default(value)"
+            )
+        if do == "fail":
+            return replace(self, instead=None)
+        return replace(self, instead=Constant(None), gives=_or_none(self.gives))
+
+    def default(self, value: Any) -> Step:
+        """When the step fails for good, its value is this and the job goes on."""
+        return replace(self, instead=Constant(value))
+
+
+def _or_none(gives: Any) -> Any:
+    return Any if gives is Any else Optional[gives]  # noqa: UP045 - a computed type

@@ -5,9 +5,25 @@ Every operator is a function that returns a ``sage.graph.step.Step``; ``OPERATOR
 
 from sage.graph.step import Batch
 from sage.ops.base import OPERATORS, Operator
+from sage.ops.flow import each, first_of, loop, nested, route
 from sage.ops.functions import register, step
 from sage.ops.models import embed, generate
 from sage.ops.rag import search
 from sage.ops.text import template
 
-__all__ = ["OPERATORS", "Batch", "Operator", "embed", "generate", "register", "search", "step", "template"]
+__all__ = [
+    "OPERATORS",
+    "Batch",
+    "Operator",
+    "each",
+    "embed",
+    "first_of",
+    "generate",
+    "loop",
+    "nested",
+    "register",
+    "route",
+    "search",
+    "step",
+    "template",
+]

@@ -1,8 +1,8 @@
-"""What an operator is, and the four kinds of work a step can become."""
+"""What an operator is, and the kinds of work a step can become."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +17,18 @@ from sage.registry import Registry
 if TYPE_CHECKING:
     from sage.index.index import Index
 
-__all__ = ["OPERATORS", "Compute", "Context", "Embed", "Generate", "Inline", "Operator", "Work"]
+__all__ = [
+    "OPERATORS",
+    "Bodies",
+    "Composite",
+    "Compute",
+    "Context",
+    "Embed",
+    "Generate",
+    "Inline",
+    "Operator",
+    "Work",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +62,31 @@ class Embed:
     texts: Callable[[Record], str | tuple[str, ...]]  # one text gives one vector, several give rows
 
 
-Work = Inline | Compute | Generate | Embed
+class Bodies(Protocol):
+    """How control flow runs the plans inside its step, within the job it is part of."""
+
+    async def run(self, label: str, record: Record, at: str = "", held: list[Any] | None = None) -> Any:
+        """The value of a body for a record of its own.
+
+        Args:
+            label: which body.
+            record: the fields it reads.
+            at: which time this is, such as ``"[3]"``; shown behind the step's name in events.
+            held: where to put its events instead of showing them.
+        """
+
+    def show(self, held: list[Any]) -> None:
+        """Show events that were held back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """Control flow: plans inside a step, run as the call says."""
+
+    call: Callable[[Record, Bodies], Awaitable[Any]]
+
+
+Work = Inline | Compute | Generate | Embed | Composite
 
 
 class Context(Protocol):
@@ -60,6 +95,9 @@ class Context(Protocol):
     @property
     def plan(self) -> Plan:
         """The plan the step is part of."""
+
+    def within(self, plan: Plan) -> Context:
+        """The same for a plan inside one of the steps."""
 
     def index(self, name: str) -> Index:
         """The open index of that name.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from sage.engines.base import GenerateRequest, Message, Reply
-from sage.errors import InputError
+from sage.errors import EngineError, InputError
 from sage.graph.fields import Argument, Constant, Ref, field, getter, scalar, text
 from sage.graph.plan import PlannedStep
 from sage.graph.schema import Shape, shape_of
@@ -170,7 +170,19 @@ def _reader(shape: Shape | None, *, full: bool) -> Callable[[Reply], Any]:
         return lambda reply: reply
     if shape is None:
         return lambda reply: reply.text
-    return lambda reply: shape.parse(reply.text)
+    return lambda reply: _parsed(shape, reply)
+
+
+def _parsed(shape: Shape, reply: Reply) -> Any:
+    """The answer as the schema's type.
+
+    Raises:
+        EngineError: the model did not write what the schema asks for.
+    """
+    try:
+        return shape.parse(reply.text)
+    except InputError as error:
+        raise EngineError(str(error), fault="garbled") from None
 
 
 def _bind_embed(planned: PlannedStep, _context: Context) -> Work:

@@ -185,6 +185,13 @@ class Job:
     stamps: list[float | None] | None = None  # ready and done of every step; None: not recorded
     listen: Callable[[RunEvent], None] | None = None
     at: str | None = None  # the step it failed in
+    prefix: str = ""  # of its steps' names in events: where in the outer job this body runs
+    is_step: bool = False  # a body that is one step, shown by the prefix alone
+    steps_after: int = 0  # endpoint-bound steps that follow in the jobs around it
+
+    def shown(self, step: str) -> str:
+        """A step's name in events: with the path to the body it is in, such as ``summaries[3].answer``."""
+        return self.prefix if self.is_step else f"{self.prefix}.{step}" if self.prefix else step
 
 
 def _priority(said: Any) -> int:
@@ -212,7 +219,9 @@ def narrowed(program: Program, record: Record) -> Record:
 
 
 def as_step_error(error: Exception, step: str | None) -> SageError:
-    """What a step raised, as an error of ours; the original is its cause."""
+    """What a step raised, as an error of ours; the original is its cause. Of several at once, the first."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
     if isinstance(error, SageError):
         return error
     if step is None:

@@ -140,7 +140,7 @@ class Calls:
         return TaskView(
             id=pending.id,
             job=job.id,
-            step=node.name,
+            step=job.shown(node.name),
             pipeline=job.program.plan.name,
             pool=step.pool,
             kind=kind,
@@ -155,7 +155,7 @@ class Calls:
             batch=None
             if step.batch is None
             else BatchLimits(step.batch.max_items, max_wait_s=step.batch.max_wait_ms / 1000),
-            remaining_steps=node.remaining_steps,
+            remaining_steps=node.remaining_steps + job.steps_after,
         )
 
     def _start(self, command: Start) -> None:
@@ -244,7 +244,7 @@ class Calls:
 
     def _emitter(self, pending: Pending) -> Callable[[Piece], None]:
         clock, pieces = self._clock, pending.pieces
-        listen, step = pending.job.listen, pending.node.name
+        listen, step = pending.job.listen, pending.job.shown(pending.node.name)
 
         def emit(piece: Piece) -> None:
             now = clock()
@@ -303,7 +303,7 @@ class Calls:
                 TaskRetried(
                     t=self._clock() - run.began,
                     job=pending.job.index,
-                    step=pending.node.name,
+                    step=pending.job.shown(pending.node.name),
                     endpoint=pending.endpoint,
                     attempt=command.attempt,
                     delay_s=command.delay_s,
@@ -352,7 +352,7 @@ class Calls:
             TaskEnded(
                 t=self._clock() - began,
                 job=pending.job.index,
-                step=pending.node.name,
+                step=pending.job.shown(pending.node.name),
                 pool=pending.node.planned.step.pool or "",
                 endpoint=pending.endpoint,
                 outcome=outcome,

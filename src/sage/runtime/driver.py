@@ -15,8 +15,9 @@ from typing import Any
 from sage.clock import Clock
 from sage.errors import EngineError, Expired, InputError, InternalError, Rejected, SageError
 from sage.events import Outcome
+from sage.graph.body import VALUE
 from sage.graph.values import Record
-from sage.ops.base import Generate
+from sage.ops.base import Composite, Generate
 from sage.runtime.base import (
     Job,
     JobFailure,
@@ -29,7 +30,7 @@ from sage.runtime.base import (
     narrowed,
 )
 from sage.runtime.calls import Calls
-from sage.runtime.ledger import SLOW_STEP_S, Ledger, checked
+from sage.runtime.ledger import SLOW_STEP_S, Ledger, checked, loggable
 from sage.runtime.program import Node, Program
 from sage.scheduling.messages import Admit, JobArrived, JobOver, Reject
 from sage.scheduling.views import JobView
@@ -72,8 +73,8 @@ class Driver:
         """
         try:
             job = self._new_job(run, program, index, record, listen)
-        except InputError as error:
-            return self._ledger.refused(run, program, index, record, error)
+        except InputError as refusal:
+            return self._ledger.refused(run, program, index, record, refusal)
         outcome: Outcome = "cancelled"
         error: SageError | None = None
         try:
@@ -86,6 +87,8 @@ class Driver:
             else:
                 await self._advance(job)
             outcome = "done"
+            if listen is not None:
+                listen(RecordDone(narrowed(program, job.record)))
         except Rejected as rejection:
             outcome, error = "rejected", rejection
         except asyncio.CancelledError:
@@ -177,13 +180,27 @@ class Driver:
         """Run every step of an admitted job."""
         if not job.program.is_chain:
             await self._run_graph(job)
-        elif job.stamps is None and job.listen is None:
+        elif job.stamps is None and job.listen is None and job.program.is_plain:
             await self._run_chain_bare(job)
         else:
             for node in job.program.nodes:
                 await self._run_node(job, node)
-        if job.listen is not None:
-            job.listen(RecordDone(narrowed(job.program, job.record)))
+
+    async def run_body(
+        self, outer: Job, node: Node, label: str, record: Record, at: str, held: list[Any] | None
+    ) -> Any:
+        """A plan inside a step, for a record of its own; the value it gives."""
+        program, body = node.bodies[label], node.planned.step.bodies[label]
+        where = outer.shown(node.name) + at
+        try:
+            if program.is_inline:
+                for name, call, _ in program.calls:
+                    record[name] = call(record)
+            else:
+                await self._advance(_inner(outer, node, program, record, where, held))
+        except Exception as raised:
+            raise as_step_error(raised, where) from raised
+        return body.value(record)
 
     def _limit(self, job: Job) -> Any:
         """The time a job may take, as a context that raises Expired; nothing if it has none."""
@@ -199,7 +216,7 @@ class Driver:
         for node in job.program.nodes:
             job.at = node.name
             if node.call is None:
-                values[node.name] = await self._call_endpoint(job, node)
+                values[node.name] = await self._work(job, node)
             elif node.awaits:
                 values[node.name] = await node.call(values)
             else:
@@ -240,17 +257,23 @@ class Driver:
         """Run one step and keep its value and its times."""
         ready = self._clock()
         if job.listen is not None:
-            job.listen(StepStarted(node.name))
+            job.listen(StepStarted(job.shown(node.name)))
         try:
-            if node.call is None:
-                value = await self._call_endpoint(job, node)
+            if node.condition is not None and not node.condition(job.record):
+                value = None
+            elif node.call is None:
+                value = await self._work(job, node)
             else:
                 value = node.call(job.record)
                 if node.awaits:
                     value = await value
-        except Exception as error:
-            job.at = node.name
-            raise as_step_error(error, node.name) from error
+        except Exception as raised:
+            error = as_step_error(raised, job.shown(node.name))
+            if node.instead is None:
+                job.at = node.name
+                raise error from raised
+            value = node.instead.value
+            self._ledger.notice(job, job.shown(node.name), "instead", loggable(error))
         job.record[node.name] = value
         done = self._clock()
         if job.stamps is not None:
@@ -259,7 +282,13 @@ class Driver:
         if not node.awaits and done - ready > SLOW_STEP_S:
             self._ledger.slow_step(job, node.name, done - ready)
         if job.listen is not None:
-            job.listen(StepDone(node.name, value))
+            job.listen(StepDone(job.shown(node.name), value))
+
+    async def _work(self, job: Job, node: Node) -> Any:
+        """What a step that is no function gives."""
+        if isinstance(node.work, Composite):
+            return await node.work.call(job.record, _JobBodies(self, job, node))
+        return await self._call_endpoint(job, node)
 
     async def _call_endpoint(self, job: Job, node: Node) -> Any:
         """One step's call; if its prompt is too long and it may be shortened, again with less."""
@@ -281,6 +310,44 @@ class Driver:
         self._waiting.pop(job.id, None)
         self._calls.tell(JobOver(job.id))
         self._ledger.job_ended(job, outcome, error)
+
+
+def _inner(
+    outer: Job, node: Node, program: Program, record: Record, where: str, held: list[Any] | None
+) -> Job:
+    """The same job, inside one of its steps."""
+    return Job(
+        id=outer.id,
+        index=outer.index,
+        run=outer.run,
+        program=program,
+        record=record,
+        arrived=outer.arrived,
+        tenant=outer.tenant,
+        priority=outer.priority,
+        deadline=outer.deadline,
+        listen=outer.listen if held is None or outer.listen is None else held.append,
+        prefix=where,
+        is_step=len(program.nodes) == 1 and program.nodes[0].name == VALUE,
+        steps_after=outer.steps_after + node.remaining_steps - node.own_steps,
+    )
+
+
+class _JobBodies:
+    """The bodies of one step, run within one job."""
+
+    def __init__(self, driver: Driver, job: Job, node: Node) -> None:
+        self._driver = driver
+        self._job = job
+        self._node = node
+
+    async def run(self, label: str, record: Record, at: str = "", held: list[Any] | None = None) -> Any:
+        return await self._driver.run_body(self._job, self._node, label, record, at, held)
+
+    def show(self, held: list[Any]) -> None:
+        if self._job.listen is not None:
+            for event in held:
+                self._job.listen(event)
 
 
 class _until:  # noqa: N801 - reads as a word where it is used
@@ -317,13 +384,8 @@ def _as_sage_error(error: Exception, job: Job) -> SageError:
 
 def _first_error(group: BaseExceptionGroup[BaseException], job: Job) -> SageError:
     """The first real error among strands that failed together."""
-    leaves: list[BaseException] = []
-    waiting: list[BaseException] = [group]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, BaseExceptionGroup):
-            waiting += found.exceptions
-        else:
-            leaves.append(found)
-    errors = [leaf for leaf in leaves if isinstance(leaf, Exception)]
-    return _as_sage_error(errors[-1], job) if errors else InternalError(f"strands ended by {leaves!r}")
+    errors = group.subgroup(Exception)
+    if errors is None:
+        return InternalError(f"strands ended by {group!r}")
+    assert isinstance(errors, ExceptionGroup)
+    return _as_sage_error(errors, job)

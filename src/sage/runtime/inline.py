@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage.clock import Clock
-from sage.errors import InputError, SageError
-from sage.events import Outcome
+from sage.errors import InputError
 from sage.graph.values import Record
 from sage.runtime.base import Job, JobFailure, Run, as_step_error, narrowed
 from sage.runtime.ledger import SLOW_STEP_S, Ledger, bad_record, checked
@@ -71,45 +70,64 @@ class Inline:
         return JobFailure(index, values, "failed", as_step_error(raised, step), step)
 
     def _carry_timed(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
+        """The same with a stamp after every step. A Job is made only where something is to be said of it."""
         try:
-            values = checked(program, record)
-            tenant, priority, deadline_s = run.resolve(values)
-        except InputError as error:
-            return self._ledger.refused(run, program, index, record, error)
+            values = dict(record)
+            if values.keys() != program.inputs:
+                program.check_record(values)
+            said = run.resolve(values)
+        except (TypeError, ValueError, InputError) as error:
+            return self._ledger.refused(run, program, index, record, bad_record(record, error))
         clock, began = self._clock, run.began
         arrived = clock()
         if program.plan.name not in run.seen:
             self._ledger.announce(run, program, arrived)
-        job = Job(
-            id=-1 - index,
-            index=index,
-            run=run,
-            program=program,
-            record=values,
-            arrived=arrived,
-            admitted=arrived,
-            tenant=tenant,
-            priority=priority,
-            deadline=None if deadline_s is None else arrived + deadline_s,
-        )
-        stamps: list[float | None] = []
-        job.stamps = stamps
-        outcome: Outcome = "done"
-        error: SageError | None = None
-        ready = arrived - began
+        arrived -= began
+        stamps: list[float | None] = [arrived]
+        name = None
         try:
             for name, call, _ in program.calls:
                 values[name] = call(values)
                 done = clock() - began
-                stamps += (ready, done)
-                if done - ready > SLOW_STEP_S:
-                    self._ledger.slow_step(job, name, done - ready)
-                ready = done
+                stamps += (done, done)  # of this step, and when the next one can begin
         except Exception as raised:  # noqa: BLE001 - a job's edge: whatever its steps raise is its failure
-            job.at = program.nodes[len(stamps) // 2].name
-            outcome, error = "failed", as_step_error(raised, job.at)
-            stamps += [None] * (2 * len(program.nodes) - len(stamps))
-        self._ledger.job_ended(job, outcome, error)
-        if error is not None:
-            return JobFailure(index, values, outcome, error, job.at)
+            failure = as_step_error(raised, name)
+            job = _job(run, program, index, values, said, stamps[:-1])
+            job.at = name
+            self._tell_slow(job)
+            self._ledger.job_ended(job, "failed", failure)
+            return JobFailure(index, values, "failed", failure, name)
+        ended = stamps.pop()
+        if ended - arrived > SLOW_STEP_S:  # type: ignore[operator]  # a time, as all that was put in above
+            self._tell_slow(_job(run, program, index, values, said, stamps))
+        self._ledger.inline_done(run, program, index, stamps, said)
         return narrowed(program, values)
+
+    def _tell_slow(self, job: Job, stamps: list[Any]) -> None:
+        """Name the slow ones among a job's steps."""
+        for node, ready, done in zip(job.program.nodes, stamps[::2], stamps[1::2], strict=False):
+            if done - ready > SLOW_STEP_S:
+                self._ledger.slow_step(job, node.name, done - ready)
+
+
+def _job(
+    run: Run,
+    program: Program,
+    index: int,
+    values: Record,
+    arrived: float,
+    said: tuple[str, int, float | None],
+) -> Job:
+    tenant, priority, deadline_s = said
+    return Job(
+        id=-1 - index,
+        index=index,
+        run=run,
+        program=program,
+        record=values,
+        arrived=arrived,
+        admitted=arrived,
+        tenant=tenant,
+        priority=priority,
+        deadline=None if deadline_s is None else arrived + deadline_s,
+    )

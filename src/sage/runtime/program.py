@@ -10,14 +10,15 @@ import asyncio
 import inspect
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sage.errors import EngineError, Fault, InputError, PipelineError, StepError, nearest
-from sage.graph.plan import Plan, PlannedStep
+from sage.errors import EngineError, Fault, InputError, PipelineError, StepError
+from sage.graph.fields import Constant, getter
+from sage.graph.plan import Plan, PlannedStep, check_record
 from sage.graph.values import Record
-from sage.ops.base import OPERATORS, Compute, Context, Generate, Inline, Work
+from sage.ops.base import OPERATORS, Composite, Compute, Context, Generate, Inline, Work
 
 __all__ = ["Node", "Program", "build_program"]
 
@@ -37,6 +38,15 @@ class Node:
     waits_for: int  # how many steps must be done first
     readers: tuple[int, ...]  # steps that wait for this one
     remaining_steps: int  # endpoint-bound steps on the longest path from here to the end, this one included
+    own_steps: int  # of these, its own: 0 for inline work, those of the longest body for control flow
+    bodies: Mapping[str, Program]  # of control flow
+    condition: Callable[[Record], Any] | None  # the step runs only if this is true
+    instead: Constant | None  # its value if it fails
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the step always runs, and its failure is the job's."""
+        return self.condition is None and self.instead is None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,9 +57,10 @@ class Program:
     nodes: tuple[Node, ...]
     inputs: frozenset[str]
     fields: frozenset[str]  # names of the steps
-    is_inline: bool  # nothing awaits: jobs run in one go
+    is_plain: bool  # every step always runs, and its failure is the job's
+    is_inline: bool  # plain, and nothing awaits: jobs run in one go
     is_chain: bool  # awaiting steps never overlap
-    is_free: bool  # needs no endpoint: only functions
+    is_free: bool  # plain, and needs no endpoint: only functions
     calls: tuple[tuple[str, Callable[[Record], Any], bool], ...]  # name, function, is awaited: of functions
 
     def check_record(self, record: Record) -> None:
@@ -58,19 +69,7 @@ class Program:
         Raises:
             InputError: naming the field and what is there instead.
         """
-        missing = [name for name in self.plan.inputs if name not in record]
-        if missing:
-            have = ", ".join(repr(name) for name in record) or "no field"
-            raise InputError(
-                f"pipeline {self.plan.name!r} needs {', '.join(map(repr, missing))}, but the record has {have}; "
-                + _hint(missing[0], record, self.fields)
-            )
-        clash = self.fields & record.keys()
-        if clash:
-            raise InputError(
-                f"the record has a field {min(clash)!r}, which step {min(clash)!r} of pipeline "
-                f"{self.plan.name!r} would write; rename one of them"
-            )
+        check_record(self.plan, record, self.fields)
 
     def shrink(self, node: Node, record: Record, error: EngineError) -> int:
         """Drop items from the end of the field that a step's ``fit=`` names and redo what was made from it.
@@ -106,23 +105,30 @@ def build_program(plan: Plan, context: Context) -> Program:
         PipelineError: with everything this session cannot do for it.
     """
     works: dict[str, Work] = {}
+    bodies: dict[str, Mapping[str, Program]] = {}
     faults: list[Fault] = []
     for planned in plan.steps:
         try:
+            bodies[planned.name] = {
+                label: build_program(body.plan, context.within(body.plan))
+                for label, body in planned.step.bodies.items()
+            }
             works[planned.name] = OPERATORS[planned.step.operator].bind(planned, context)
             faults += _limits(planned, works[planned.name])
         except InputError as error:
             faults.append(Fault(planned.name, str(error)))
+        except PipelineError as error:
+            faults += [Fault(planned.name, f"in {error.pipeline!r}: {fault}") for fault in error.faults]
     if faults:
         raise PipelineError(plan.name, faults)
-    program = _assemble(plan, works)
+    program = _assemble(plan, works, bodies)
     faults = [fault for node in program.nodes for fault in _fit_faults(program, node)]
     if faults:
         raise PipelineError(plan.name, faults)
     return program
 
 
-def _assemble(plan: Plan, works: dict[str, Work]) -> Program:
+def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mapping[str, Program]]) -> Program:
     place = {planned.name: number for number, planned in enumerate(plan.steps)}
     readers: dict[str, list[int]] = {planned.name: [] for planned in plan.steps}
     for planned in plan.steps:
@@ -131,29 +137,70 @@ def _assemble(plan: Plan, works: dict[str, Work]) -> Program:
     ahead: dict[str, int] = {}
     for planned in reversed(plan.steps):
         furthest = max((ahead[plan.steps[reader].name] for reader in readers[planned.name]), default=0)
-        ahead[planned.name] = furthest + (not isinstance(works[planned.name], Inline))
+        ahead[planned.name] = furthest + _own_steps(works[planned.name], bodies[planned.name])
     nodes = tuple(
-        _node(number, planned, works[planned.name], tuple(readers[planned.name]), ahead[planned.name])
+        _node(
+            number,
+            planned,
+            works[planned.name],
+            bodies[planned.name],
+            tuple(readers[planned.name]),
+            ahead[planned.name],
+        )
         for number, planned in enumerate(plan.steps)
     )
+    is_plain = all(node.is_plain for node in nodes)
     return Program(
         plan=plan,
         nodes=nodes,
         inputs=frozenset(plan.inputs),
         fields=frozenset(place),
-        is_inline=not any(node.awaits for node in nodes),
+        is_plain=is_plain,
+        is_inline=is_plain and not any(node.awaits for node in nodes),
         is_chain=_is_chain(plan, [node.name for node in nodes if node.awaits]),
-        is_free=all(node.call is not None for node in nodes),
+        is_free=is_plain and all(node.call is not None for node in nodes),
         calls=tuple((node.name, node.call, node.awaits) for node in nodes if node.call is not None),
     )
 
 
-def _node(number: int, planned: PlannedStep, work: Work, readers: tuple[int, ...], ahead: int) -> Node:
+def _node(
+    number: int,
+    planned: PlannedStep,
+    work: Work,
+    bodies: Mapping[str, Program],
+    readers: tuple[int, ...],
+    ahead: int,
+) -> Node:
     call = work.call if isinstance(work, Inline) else None
     awaits = not isinstance(work, Inline) or work.is_async
-    if isinstance(work, Inline) and (planned.step.attempts or planned.step.timeout_s):
-        call, awaits = _resilient(planned, work), True
-    return Node(number, planned.name, planned, work, call, awaits, len(planned.after), readers, ahead)
+    if planned.step.attempts or planned.step.timeout_s:
+        if isinstance(work, Inline):
+            call, awaits = _resilient(planned, work.call), True
+        elif isinstance(work, Composite):
+            work = Composite(_resilient(planned, work.call))
+    return Node(
+        index=number,
+        name=planned.name,
+        planned=planned,
+        work=work,
+        call=call,
+        awaits=awaits,
+        waits_for=len(planned.after),
+        readers=readers,
+        remaining_steps=ahead,
+        own_steps=_own_steps(work, bodies),
+        bodies=bodies,
+        condition=None if planned.step.condition is None else getter(planned.step.condition),
+        instead=planned.step.instead,
+    )
+
+
+def _own_steps(work: Work, bodies: Mapping[str, Program]) -> int:
+    if isinstance(work, Inline):
+        return 0
+    if not isinstance(work, Composite):
+        return 1
+    return max((node.remaining_steps for body in bodies.values() for node in body.nodes), default=0)
 
 
 def _is_chain(plan: Plan, awaiting: list[str]) -> bool:
@@ -173,16 +220,16 @@ def _limits(planned: PlannedStep, work: Work) -> list[Fault]:
     return []
 
 
-def _resilient(planned: PlannedStep, work: Inline) -> Callable[[Record], Any]:
-    """An inline call with its own attempts and time limit, awaited. Waits are full jitter, doubling."""
+def _resilient(planned: PlannedStep, once: Callable[..., Any]) -> Callable[..., Any]:
+    """A call with its own attempts and time limit, awaited. Waits are full jitter, doubling."""
     attempts = planned.step.attempts or 1
     jitter = random.Random(planned.name)
 
-    async def call(record: Record) -> Any:
+    async def call(*given: Any) -> Any:
         for attempt in range(1, attempts + 1):
             try:
                 async with asyncio.timeout(planned.step.timeout_s):
-                    value = work.call(record)
+                    value = once(*given)
                     return await value if inspect.isawaitable(value) else value
             except Exception as error:
                 if attempt == attempts:
@@ -223,7 +270,3 @@ def _fit_faults(program: Program, node: Node) -> list[Fault]:
         for other in _between(program, field, node.name)
         if other.awaits
     ]
-
-
-def _hint(missing: str, record: Record, steps: frozenset[str]) -> str:
-    return nearest(missing, [*record, *steps]) if record else f"give it as {missing}=…"

@@ -1,0 +1,71 @@
+"""A plan inside a step: what control flow runs for each item, on a branch, or in every turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from sage.graph.plan import Plan, compile_plan
+
+if TYPE_CHECKING:
+    from sage.graph.step import Step
+
+__all__ = ["VALUE", "Body", "body_of_plan", "body_of_step"]
+
+#: The one field of a body that is a single step.
+VALUE = "value"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A plan, and which of its fields is the value; None: the whole record."""
+
+    plan: Plan
+    field: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Fields it reads from outside."""
+        return self.plan.inputs
+
+    @property
+    def gives(self) -> Any:
+        """The type of its value."""
+        types = {planned.name: planned.step.gives for planned in self.plan.steps}
+        if self.field is not None:
+            return types[self.field]
+        shown = self.plan.outputs if self.plan.outputs is not None else (*self.plan.inputs, *types)
+        return TypedDict(self.plan.name, {name: types.get(name, Any) for name in shown})  # type: ignore[operator]  # its functional form, with computed names
+
+    def value(self, record: Mapping[str, Any]) -> Any:
+        """The value in a finished record of the plan."""
+        if self.field is not None:
+            return record[self.field]
+        outputs = self.plan.outputs
+        return record if outputs is None else {name: record[name] for name in outputs}
+
+    def input_type(self, name: str) -> Any:
+        """What a value for one of its inputs must be; Any if nobody says, or several say different things."""
+        wanted = [
+            planned.step.expects.get(argument, Any)
+            for planned in self.plan.steps
+            for argument, given in planned.arguments.items()
+            for ref in given.references
+            if ref.name == name and not ref.parts
+        ]
+        return wanted[0] if len(wanted) == 1 else Any
+
+
+def body_of_plan(plan: Plan) -> Body:
+    """A pipeline as a body; its value is the record."""
+    return Body(plan)
+
+
+def body_of_step(name: str, step: Step) -> Body:
+    """A single step as a body; its value is the step's.
+
+    Raises:
+        PipelineError: the step has a fault.
+    """
+    return Body(compile_plan(name, {VALUE: step}), VALUE)
