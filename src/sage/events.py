@@ -19,6 +19,7 @@ __all__ = [
     "RunEnded",
     "TaskEnded",
     "TaskRetried",
+    "TaskReused",
     "decode_event",
     "encode_events",
 ]
@@ -89,6 +90,14 @@ class TaskRetried(Base, frozen=True, gc=False, tag="retry"):
     error: str
 
 
+class TaskReused(Base, frozen=True, gc=False, tag="reuse"):
+    """A call was not made, because the same one was answered already or was under way."""
+
+    job: int
+    step: str
+    source: Literal["memory", "disk", "flight"]
+
+
 class Notice(Base, frozen=True, gc=False, tag="notice"):
     """Something a user should know that is no failure, such as passages dropped to fit the context."""
 
@@ -104,7 +113,7 @@ class RunEnded(Base, frozen=True, gc=False, tag="end"):
     status: Literal["complete", "partial", "failed"]
 
 
-Event = PipelineSeen | JobEnded | TaskEnded | TaskRetried | Notice | RunEnded
+Event = PipelineSeen | JobEnded | TaskEnded | TaskRetried | TaskReused | Notice | RunEnded
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
-from sage.clock import monotonic
+from sage.clock import Clock, monotonic
 from sage.engines.base import Engine, EngineInfo
 from sage.errors import Fault, InputError, PipelineError, SageError, nearest
 from sage.graph.plan import Plan
@@ -26,6 +26,7 @@ from sage.runtime.inline import Inline
 from sage.runtime.ledger import Ledger
 from sage.runtime.program import Program, build_program
 from sage.runtime.recorder import Recorder, RunResult, begin_run
+from sage.runtime.reuse import Reuse
 from sage.scheduling.core import Scheduler
 from sage.scheduling.messages import EndpointJoined
 from sage.scheduling.policy import parse_policy
@@ -93,6 +94,7 @@ class Session:
         record: keep a manifest and an event log of every run.
         settings: everything else; None: ``sage.toml`` and the environment.
         seed: of everything random in scheduling.
+        clock: seconds that never go back; a loop in virtual time brings its own.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Session:
         record: bool | None = None,
         settings: Settings | None = None,
         seed: int = 0,
+        clock: Clock = monotonic,
     ) -> None:
         base = settings if settings is not None else Settings.load()
         self._settings = replace(
@@ -119,6 +122,7 @@ class Session:
         self._addresses = {**base.engines, **_several(engines or {})}
         self._indexes: dict[str, Any] = {**base.indexes, **(indexes or {})}
         self._seed = seed
+        self._clock = clock
         self._programs: dict[int, Program] = {}  # by identity of the plan, which the program keeps alive
         self._feeds: set[asyncio.Task[None]] = set()
         self._single: Recorder | None = None  # the run that single calls belong to
@@ -133,11 +137,12 @@ class Session:
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._scheduler = Scheduler(self._policy, random.Random(self._seed))
         self._endpoints = Endpoints(self._addresses, self._settings, self._group, self._joined)
-        self._calls = Calls(self._scheduler, self._endpoints, monotonic, self._group)
-        ledger = Ledger(monotonic)
-        self._driver = Driver(self._calls, ledger, monotonic)
-        self._inline = Inline(ledger, monotonic)
-        self._flushing = self._group.create_task(self._flush_logs())
+        self._reuse = Reuse(self._settings.cache_dir / "answers.sqlite")
+        self._calls = Calls(self._scheduler, self._endpoints, self._reuse, self._clock, self._group)
+        ledger = Ledger(self._clock)
+        self._driver = Driver(self._calls, ledger, self._clock)
+        self._inline = Inline(ledger, self._clock)
+        self._flushing = self._group.create_task(self._flush_logs()) if self._settings.record else None
         self._token = CURRENT.set(self)
         return self
 
@@ -153,7 +158,9 @@ class Session:
             await asyncio.wait(self._feeds)
         if self._single is not None:
             self._finish(self._single, "complete" if error is None else "partial")
-        self._flushing.cancel()
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._reuse.close()
         await self._endpoints.close()
         try:
             await self._stack.__aexit__(None, None, None)
@@ -185,7 +192,7 @@ class Session:
         recorder = self._recorder(arguments)
         program = await self._program(pipeline, recorder)
         try:
-            await feed(self._driver, self._inline, monotonic, recorder.run, program, records, sink)
+            await feed(self._driver, self._inline, self._clock, recorder.run, program, records, sink)
         except BaseException:
             self._finish(recorder, "partial")
             raise
@@ -290,7 +297,7 @@ class Session:
     ) -> None:
         """Feed a channel, and end it and its run whatever happens."""
         try:
-            await feed(self._driver, self._inline, monotonic, recorder.run, program, records, sink)
+            await feed(self._driver, self._inline, self._clock, recorder.run, program, records, sink)
         except Exception as error:  # noqa: BLE001 - handed to the consumer of the stream
             self._finish(recorder, "partial")
             channel.end(error)
@@ -350,7 +357,7 @@ class Session:
             raise InputError(f"max_inflight is {limit!r}, expected a whole number above 0")
         recorder = begin_run(
             replace(self._settings, record=record),
-            monotonic,
+            self._clock,
             options=JobOptions(**given),
             policy=str(self._policy),
             seed=self._seed,

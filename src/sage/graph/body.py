@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
+from sage.errors import InputError
 from sage.graph.plan import Plan, compile_plan
+from sage.graph.step import Step
 
-if TYPE_CHECKING:
-    from sage.graph.step import Step
-
-__all__ = ["VALUE", "Body", "body_of_plan", "body_of_step"]
+__all__ = ["VALUE", "Body", "body_from"]
 
 #: The one field of a body that is a single step.
 VALUE = "value"
@@ -57,15 +56,24 @@ class Body:
         return wanted[0] if len(wanted) == 1 else Any
 
 
-def body_of_plan(plan: Plan) -> Body:
-    """A pipeline as a body; its value is the record."""
-    return Body(plan)
+def body_from(name: str, made: Any) -> Body:
+    """A pipeline as a body, whose value is its record; or a single step, whose value is the step's.
 
-
-def body_of_step(name: str, step: Step) -> Body:
-    """A single step as a body; its value is the step's.
+    Args:
+        name: what a single step is called in errors.
+        made: a Body, anything with a ``plan``, or a Step.
 
     Raises:
+        InputError: it is none of these.
         PipelineError: the step has a fault.
     """
-    return Body(compile_plan(name, {VALUE: step}), VALUE)
+    if isinstance(made, Body):
+        return made
+    plan = getattr(made, "plan", None)
+    if isinstance(plan, Plan):
+        return Body(plan)
+    if isinstance(made, Step):
+        return Body(compile_plan(name, {VALUE: made}), VALUE)
+    raise InputError(
+        f"{made!r} is no body; give a pipeline, an operator such as generate(…), or step(function)"
+    )

@@ -54,7 +54,7 @@ class Plan:
         for planned in self.steps:
             if planned.step.pool is not None:
                 found[planned.step.pool] = None
-            for body in planned.step.bodies.values():
+            for body in planned.step.all_bodies():
                 found |= dict.fromkeys(body.plan.pools())
         return tuple(found)
 
@@ -111,10 +111,15 @@ def _planned(name: str, step: Step, steps: Mapping[str, Step], inputs: tuple[str
     bound = {arg: ref for arg, ref in step.optional.items() if ref.name in steps or ref.name in inputs}
     arguments: dict[str, Argument] = {**step.arguments, **bound}
     refs = [ref for argument in arguments.values() for ref in argument.references]
-    if step.condition is not None:
-        refs.append(step.condition)
+    refs += _asides(step)
     needs = dict.fromkeys(ref.name for ref in refs)
     return PlannedStep(name, step, arguments, tuple(needs), tuple(need for need in needs if need in steps))
+
+
+def _asides(step: Step) -> list[Ref]:
+    """What a step reads besides its arguments: its condition, and what its fallback needs."""
+    condition = [] if step.condition is None else [step.condition]
+    return condition + ([] if step.otherwise is None else [Ref(name) for name in step.otherwise.inputs])
 
 
 def _required(planned: Mapping[str, PlannedStep], steps: Mapping[str, Step]) -> frozenset[str]:
@@ -127,9 +132,7 @@ def _required(planned: Mapping[str, PlannedStep], steps: Mapping[str, Step]) -> 
         for ref in argument.references
         if ref.name not in steps
     ) | frozenset(
-        step.step.condition.name
-        for step in planned.values()
-        if step.step.condition is not None and step.step.condition.name not in steps
+        ref.name for step in planned.values() for ref in _asides(step.step) if ref.name not in steps
     )
 
 
@@ -201,6 +204,13 @@ def _type_faults(planned: Mapping[str, PlannedStep], steps: Mapping[str, Step]) 
             for ref in argument.references:
                 if ref.name in steps:
                     faults += _edge_faults(step, name, argument, ref, steps[ref.name].gives)
+        if (otherwise := step.step.otherwise) is None:
+            continue
+        for name in otherwise.inputs:
+            if name in steps and not assignable(steps[name].gives, otherwise.input_type(name)):
+                faults.append(
+                    Fault(step.name, f"its fallback reads {name!r}, which is {type_name(steps[name].gives)}")
+                )
     return faults
 
 

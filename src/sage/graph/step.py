@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from sage.errors import InputError
 from sage.graph.fields import Argument, Constant, Ref, parse_ref
@@ -50,16 +50,23 @@ class Step:
     bodies: Mapping[str, Body] = field(default_factory=dict)  # plans that control flow runs, by label
     condition: Ref | None = None  # the step runs only if this is true; otherwise its value is None
     instead: Constant | None = None  # its value when it fails; None: the job fails
+    otherwise: Body | None = None  # what is run when it fails
+    reuse: Literal["memory", "disk"] | None = None  # where its answers are kept for equal inputs
+    max_concurrency: int | None = None  # jobs of a session in this step at once
+
+    def all_bodies(self) -> tuple[Body, ...]:
+        """Every plan inside it, its fallback included."""
+        return (*self.bodies.values(), *(() if self.otherwise is None else (self.otherwise,)))
 
     def retry(self, attempts: int) -> Step:
         """Try up to ``attempts`` times in all. Replaces the default retry layer."""
-        if not isinstance(attempts, int) or attempts < 1:
+        if not isinstance(attempts, int) or attempts < 1:  # type: ignore[redundant-expr]  # a caller may not check types
             raise InputError(f"retry({attempts!r}): expected the number of attempts in all, 1 or more")
         return replace(self, attempts=attempts)
 
     def timeout(self, s: float) -> Step:
         """Give up an attempt after ``s`` seconds."""
-        if not isinstance(s, int | float) or not s > 0:
+        if not isinstance(s, int | float) or not s > 0:  # type: ignore[redundant-expr]  # a caller may not check types
             raise InputError(f"timeout(s={s!r}): expected seconds above 0")
         return replace(self, timeout_s=float(s))
 
@@ -76,6 +83,33 @@ class Step:
         if do == "fail":
             return replace(self, instead=None)
         return replace(self, instead=Constant(None), gives=_or_none(self.gives))
+
+    def fallback(self, other: str | Step | Any) -> Step:
+        """When the step fails for good, run something else; its value is then the step's.
+
+        Args:
+            other: the name of another engine pool for the same call, another step, or a pipeline.
+        """
+        from sage.graph.body import body_from
+
+        if isinstance(other, str):
+            if self.pool is None:
+                raise InputError(
+                    f"fallback({other!r}): operator {self.operator!r} calls no engine; give a step"
+                )
+            arguments = {**self.arguments, "engine": Constant(other)}
+            other = replace(self, pool=other, arguments=arguments, otherwise=None)
+        otherwise = body_from("fallback", other)
+        gives = self.gives if otherwise.gives == self.gives else Union[self.gives, otherwise.gives]  # noqa: UP007 - a computed type
+        return replace(self, otherwise=otherwise, gives=gives)
+
+    def cache(self, where: Literal["memory", "disk"] = "memory") -> Step:
+        """Keep its answers for equal inputs: for the session, or on disk for later ones (model calls only)."""
+        if where not in {"memory", "disk"}:
+            raise InputError(f"cache({where!r}): expected 'memory' or 'disk'")
+        if self.bodies or (where == "disk" and self.pool in {None, "cpu"}):
+            raise InputError(f"cache({where!r}): a step made by {self.operator!r} cannot be kept there")
+        return replace(self, reuse=where)
 
     def default(self, value: Any) -> Step:
         """When the step fails for good, its value is this and the job goes on."""

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sized
 from typing import Any, Union
 
 from sage.errors import InputError, SageError, nearest
-from sage.graph.body import Body, body_of_plan, body_of_step
+from sage.graph.body import Body, body_from
 from sage.graph.fields import Argument, Constant, Ref, field, getter, scalar, text
-from sage.graph.plan import Plan, PlannedStep
+from sage.graph.plan import PlannedStep
 from sage.graph.step import Step
 from sage.graph.values import Record
 from sage.ops.base import OPERATORS, Bodies, Composite, Context, Operator, Work
@@ -207,16 +207,9 @@ def body_of(made: Made) -> Body:
     Raises:
         InputError: it is none.
     """
-    if isinstance(made, Body):
-        return made
-    plan = getattr(made, "plan", None)
-    if isinstance(plan, Plan):
-        return body_of_plan(plan)
-    if isinstance(made, Step):
-        return body_of_step(made.operator, made)
-    if callable(made):
-        return body_of_step(getattr(made, "__name__", type(made).__name__), step(made))
-    raise InputError(f"{made!r} is no body; give a pipeline, an operator such as generate(…), or a function")
+    if callable(made) and not hasattr(made, "plan"):
+        return body_from(getattr(made, "__name__", type(made).__name__), step(made))
+    return body_from(made.operator if isinstance(made, Step) else "body", made)
 
 
 def _flow_step(

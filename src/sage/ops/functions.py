@@ -29,7 +29,14 @@ def register(function: F) -> F:
     return function
 
 
-def step(function: Callable[..., Any], /, *, pool: str | None = None, **arguments: Any) -> Step:
+def step(
+    function: Callable[..., Any],
+    /,
+    *,
+    pool: str | None = None,
+    max_concurrency: int | None = None,
+    **arguments: Any,
+) -> Step:
     """A function as a step, with some of its parameters bound.
 
     Parameters that are not bound read the field of their own name; one with a default does so only if a step
@@ -39,6 +46,7 @@ def step(function: Callable[..., Any], /, *, pool: str | None = None, **argument
         function: sync or async. Its annotations are checked against the steps it reads.
         pool: ``"cpu"`` runs a blocking or heavy function in worker threads (the interpreter's lock holds,
             so only work that releases it runs at the same time). None: inline.
+        max_concurrency: jobs of a session in this step at once; None: as many as there are.
         **arguments: bindings.
 
     Raises:
@@ -68,7 +76,19 @@ def step(function: Callable[..., Any], /, *, pool: str | None = None, **argument
         function=function,
         is_async=signature.is_async,
         pool=pool,
+        max_concurrency=at_most(max_concurrency),
     )
+
+
+def at_most(max_concurrency: Any) -> int | None:
+    """A step's limit, if it is one.
+
+    Raises:
+        InputError: it is no whole number above 0.
+    """
+    if max_concurrency is not None and (not isinstance(max_concurrency, int) or max_concurrency < 1):
+        raise InputError(f"max_concurrency is {max_concurrency!r}, expected a whole number above 0")
+    return max_concurrency
 
 
 def _bind(planned: PlannedStep, _context: Context) -> Work:

@@ -15,6 +15,7 @@ from sage.graph.schema import Shape, shape_of
 from sage.graph.step import Batch, Step
 from sage.graph.values import Record, Vector
 from sage.ops.base import OPERATORS, Context, Embed, Generate, Operator, Work
+from sage.ops.functions import at_most
 from sage.ops.text import as_text
 
 __all__ = ["embed", "generate"]
@@ -35,6 +36,7 @@ def generate(
     stop: str | Sequence[str] | None = None,
     fit: str | None = None,
     full: bool = False,
+    max_concurrency: int | None = None,
     engine: str = "llm",
 ) -> Step:
     """Text written by a language model.
@@ -54,6 +56,7 @@ def generate(
         fit: a field with a list; while the prompt is too long for the engine's context, items are dropped
             from its end, and the run's log says how many. Without it, too long is an error.
         full: give the whole Reply (text, tool_calls, usage, finish) instead of the text.
+        max_concurrency: jobs of a session in this step at once; None leaves it to the engine's limit.
         engine: the pool that answers.
 
     Returns:
@@ -85,6 +88,7 @@ def generate(
         gives=Reply if full else str if schema is None else shape_of(schema).type,
         expects={"messages": list, "fit": list, "max_tokens": int, "temperature": float, "seed": int},
         pool=engine,
+        max_concurrency=at_most(max_concurrency),
     )
 
 
@@ -109,13 +113,21 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def embed(text_: str, /, *, engine: str = "embedder", batch: Batch | None = None) -> Step:
+def embed(
+    text_: str,
+    /,
+    *,
+    engine: str = "embedder",
+    batch: Batch | None = None,
+    max_concurrency: int | None = None,
+) -> Step:
     """The embedding of a text.
 
     Args:
         text_: what to embed, with references in braces. Alone, ``"{x}"`` may also name a list of str.
         engine: the pool that answers.
         batch: how calls of concurrent jobs are put together; None leaves it to the policy.
+        max_concurrency: jobs of a session in this step at once; None leaves it to the engine's limit.
 
     Returns:
         A step whose value is a unit-length float32 vector, shape (dimension,), or one row per item of a list,
@@ -124,7 +136,14 @@ def embed(text_: str, /, *, engine: str = "embedder", batch: Batch | None = None
     arguments: dict[str, Argument] = {"text": text(text_)}
     if engine != "embedder":
         arguments["engine"] = Constant(engine)
-    return Step(operator="embed", arguments=arguments, gives=Vector, pool=engine, batch=batch)
+    return Step(
+        operator="embed",
+        arguments=arguments,
+        gives=Vector,
+        pool=engine,
+        batch=batch,
+        max_concurrency=at_most(max_concurrency),
+    )
 
 
 def _bind_generate(planned: PlannedStep, _context: Context) -> Work:

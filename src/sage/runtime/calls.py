@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sage.clock import Clock
 from sage.engines.base import EmbedReply, EmbedRequest, GenerateRequest, Piece, Reply, Usage
 from sage.errors import EngineError, InternalError, SageError
-from sage.events import TaskEnded, TaskRetried
+from sage.events import TaskEnded, TaskRetried, TaskReused
+from sage.graph.fields import getter
 from sage.ops.base import Compute, Embed, Generate
 from sage.runtime.base import Job, Token
 from sage.runtime.endpoints import Endpoints
 from sage.runtime.program import Node
+from sage.runtime.reuse import Reuse, is_settled, key_of
 from sage.scheduling.core import Scheduler
 from sage.scheduling.messages import (
     Command,
@@ -38,6 +41,10 @@ CHARS_PER_TOKEN = 4  # to estimate a prompt's size before the engine has counted
 DEFAULT_ATTEMPTS = 3  # R13
 
 
+#: What is asked: of an engine, or of a compute function by its arguments.
+Request = GenerateRequest | tuple[str, ...] | dict[str, Any] | None
+
+
 @dataclass(slots=True, eq=False)
 class Pending:
     """A task the scheduler knows of, until its value is there or it is given up."""
@@ -45,8 +52,7 @@ class Pending:
     id: int
     job: Job
     node: Node
-    request: GenerateRequest | tuple[str, ...] | None  # None: compute
-    single: bool  # an embedding of one text: the value is a row, not rows
+    request: Request
     ready: float
     answer: asyncio.Future[Any]
     call: asyncio.Task[None] | None = None  # while it runs
@@ -64,15 +70,17 @@ class Calls:
     Args:
         scheduler: decides.
         endpoints: answer.
+        reuse: remembers answers.
         clock: monotonic seconds.
         group: owns the tasks of running calls.
     """
 
     def __init__(
-        self, scheduler: Scheduler, endpoints: Endpoints, clock: Clock, group: asyncio.TaskGroup
+        self, scheduler: Scheduler, endpoints: Endpoints, reuse: Reuse, clock: Clock, group: asyncio.TaskGroup
     ) -> None:
         self._scheduler = scheduler
         self._endpoints = endpoints
+        self._reuse = reuse
         self._clock = clock
         self._group = group
         self._ids = itertools.count()
@@ -99,7 +107,31 @@ class Calls:
         Raises:
             EngineError: after the last attempt. Whatever a compute function raises.
         """
-        pending = self._new_pending(job, node)
+        request, single = _request(job, node)
+        where = node.planned.step.reuse
+        settled = is_settled(request)
+        if where is None and not (settled and job.listen is None):
+            answer = await self._ask(job, node, request)
+        else:
+            key = key_of(self._model(node), request)
+            answer, source = await self._reuse.get(
+                key,
+                where,
+                lambda: self._ask(job, node, request),
+                joins=settled and job.listen is None,
+            )
+            if source is not None:
+                self._reused(job, node, source, answer)
+        if isinstance(node.work, Generate):
+            return node.work.value(answer)
+        if isinstance(node.work, Embed):
+            return answer.vectors[0] if single else answer.vectors
+        return answer
+
+    async def _ask(self, job: Job, node: Node, request: Request) -> Any:
+        """The answer to a call that is really made: a Reply, an EmbedReply, or a compute function's value."""
+        answer = asyncio.get_running_loop().create_future()
+        pending = Pending(next(self._ids), job, node, request, self._clock(), answer)
         self._pending[pending.id] = pending
         try:
             self.tell(TaskReady(self._view(pending)))
@@ -110,17 +142,22 @@ class Calls:
         finally:
             self._pending.pop(pending.id, None)
 
-    def _new_pending(self, job: Job, node: Node) -> Pending:
-        request: GenerateRequest | tuple[str, ...] | None = None
-        single = False
-        if isinstance(node.work, Generate):
-            request = node.work.request(job.record)
-        elif isinstance(node.work, Embed):
-            texts = node.work.texts(job.record)
-            single = isinstance(texts, str)
-            request = (texts,) if isinstance(texts, str) else texts
-        answer = asyncio.get_running_loop().create_future()
-        return Pending(next(self._ids), job, node, request, single, self._clock(), answer)
+    def _model(self, node: Node) -> str:
+        """What answers, as far as it decides the answer."""
+        pool = node.planned.step.pool
+        assert pool is not None
+        if isinstance(node.work, Compute):
+            function = node.planned.step.function
+            return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
+        info = self._endpoints.info(pool)
+        return info.fingerprint or f"{pool} {info.model}"
+
+    def _reused(self, job: Job, node: Node, source: Literal["memory", "disk", "flight"], answer: Any) -> None:
+        if job.run.log is not None:
+            t = self._clock() - job.run.began
+            job.run.log.append(TaskReused(t, job.index, job.shown(node.name), source))
+        if job.listen is not None and isinstance(answer, Reply):
+            job.listen(Token(job.shown(node.name), answer.text))
 
     def _view(self, pending: Pending) -> TaskView:
         job, node, request = pending.job, pending.node, pending.request
@@ -133,7 +170,7 @@ class Calls:
             kind = "generate"
             chars = sum(len(message.content) for message in request.messages)
             max_out = request.max_tokens
-        elif request is not None:
+        elif isinstance(request, tuple):
             kind = "embed"
             chars = sum(map(len, request))
             batch_key = step.pool if step.batch is None else f"{step.pool}/{step.batch}"
@@ -219,13 +256,8 @@ class Calls:
         assert isinstance(work, Generate)
         assert isinstance(pending.request, GenerateRequest)
         engine = self._endpoints.engine(endpoint)
-        reply: Reply = await engine.generate(pending.request, self._emitter(pending))
-        try:
-            value = work.value(reply)
-        except SageError as error:
-            self._settle_raised(pending, error)
-        else:
-            self._settle_done(pending, value, reply.usage)
+        reply = await engine.generate(pending.request, self._emitter(pending))
+        self._settle_done(pending, reply, reply.usage)
 
     async def _embed(self, together: list[Pending], endpoint: str) -> None:
         texts: list[str] = []
@@ -240,7 +272,7 @@ class Calls:
             start += len(pending.request)
             share = reply.usage.prompt_tokens * len(pending.request) // max(1, len(texts))
             usage = Usage(prompt_tokens=share, counted_by=reply.usage.counted_by)
-            self._settle_done(pending, rows[0] if pending.single else rows, usage, batch=len(together))
+            self._settle_done(pending, EmbedReply(rows, usage), usage, batch=len(together))
 
     def _emitter(self, pending: Pending) -> Callable[[Piece], None]:
         clock, pieces = self._clock, pending.pieces
@@ -335,11 +367,8 @@ class Calls:
             if other is not pending
         )
         if alone:
-            call = pending.call
-            call.cancel()
-            await asyncio.wait([call])
-        else:
-            self._settle_failed([pending], None)
+            await _end(pending.call)
+        self._settle_failed([pending], None)  # where the call never began, or goes on for others
 
     def _log(
         self, pending: Pending, outcome: Any, usage: Usage, batch: int, error: Exception | None = None
@@ -369,6 +398,26 @@ class Calls:
                 error=None if error is None else _fault(error),
             )
         )
+
+
+async def _end(call: asyncio.Task[None]) -> None:
+    """Cancel a call and wait until it has ended, however often the waiting itself is cancelled."""
+    call.cancel()
+    while not call.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([call])
+
+
+def _request(job: Job, node: Node) -> tuple[Request, bool]:
+    """What a step asks; and whether it is one text to embed, whose value is a row and not rows."""
+    if isinstance(node.work, Generate):
+        return node.work.request(job.record), False
+    if isinstance(node.work, Embed):
+        texts = node.work.texts(job.record)
+        return ((texts,), True) if isinstance(texts, str) else (texts, False)
+    if node.planned.step.reuse is None:
+        return None, False
+    return {name: getter(argument)(job.record) for name, argument in node.planned.arguments.items()}, False
 
 
 def _time_limit(together: Sequence[Pending]) -> float | None:

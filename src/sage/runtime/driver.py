@@ -31,7 +31,7 @@ from sage.runtime.base import (
 )
 from sage.runtime.calls import Calls
 from sage.runtime.ledger import SLOW_STEP_S, Ledger, checked, loggable
-from sage.runtime.program import Node, Program
+from sage.runtime.program import FALLBACK, Node, Program
 from sage.scheduling.messages import Admit, JobArrived, JobOver, Reject
 from sage.scheduling.views import JobView
 
@@ -190,7 +190,9 @@ class Driver:
         self, outer: Job, node: Node, label: str, record: Record, at: str, held: list[Any] | None
     ) -> Any:
         """A plan inside a step, for a record of its own; the value it gives."""
-        program, body = node.bodies[label], node.planned.step.bodies[label]
+        program, step = node.bodies[label], node.planned.step
+        body = step.bodies[label] if label != FALLBACK else step.otherwise
+        assert body is not None
         where = outer.shown(node.name) + at
         try:
             if program.is_inline:
@@ -259,21 +261,19 @@ class Driver:
         if job.listen is not None:
             job.listen(StepStarted(job.shown(node.name)))
         try:
-            if node.condition is not None and not node.condition(job.record):
-                value = None
-            elif node.call is None:
-                value = await self._work(job, node)
-            else:
+            if node.gate is not None:
+                async with node.gate:
+                    value = await self._value(job, node)
+            elif node.call is not None and not node.awaits and node.condition is None:
                 value = node.call(job.record)
-                if node.awaits:
-                    value = await value
+            else:
+                value = await self._value(job, node)
         except Exception as raised:
             error = as_step_error(raised, job.shown(node.name))
-            if node.instead is None:
+            if not node.forgives:
                 job.at = node.name
                 raise error from raised
-            value = node.instead.value
-            self._ledger.notice(job, job.shown(node.name), "instead", loggable(error))
+            value = await self._recover(job, node, error)
         job.record[node.name] = value
         done = self._clock()
         if job.stamps is not None:
@@ -283,6 +283,33 @@ class Driver:
             self._ledger.slow_step(job, node.name, done - ready)
         if job.listen is not None:
             job.listen(StepDone(job.shown(node.name), value))
+
+    async def _value(self, job: Job, node: Node) -> Any:
+        """What a step gives, if its condition holds."""
+        if node.condition is not None and not node.condition(job.record):
+            return None
+        if node.call is None:
+            return await self._work(job, node)
+        value = node.call(job.record)
+        return await value if node.awaits else value
+
+    async def _recover(self, job: Job, node: Node, error: SageError) -> Any:
+        """What stands in for the value of a step that failed for good: its fallback's, then its default."""
+        why = f"{loggable(error)}; "
+        shown = job.shown(node.name)
+        if node.otherwise is not None:
+            self._ledger.notice(job, shown, "fallback", why + "its fallback is run")
+            reads = {name: job.record[name] for name in node.otherwise.plan.inputs}
+            try:
+                return await self.run_body(job, node, FALLBACK, reads, "", None)
+            except Exception as raised:
+                if node.instead is None:
+                    job.at = node.name
+                    raise
+                why = f"{loggable(as_step_error(raised, shown))}; "
+        assert node.instead is not None
+        self._ledger.notice(job, shown, "instead", why + "its default stands in")
+        return node.instead.value
 
     async def _work(self, job: Job, node: Node) -> Any:
         """What a step that is no function gives."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from sage.clock import Clock
 from sage.errors import InputError
+from sage.events import JobEnded
 from sage.graph.values import Record
 from sage.runtime.base import Job, JobFailure, Run, as_step_error, narrowed
 from sage.runtime.ledger import SLOW_STEP_S, Ledger, bad_record, checked
@@ -70,43 +71,56 @@ class Inline:
         return JobFailure(index, values, "failed", as_step_error(raised, step), step)
 
     def _carry_timed(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
-        """The same with a stamp after every step. A Job is made only where something is to be said of it."""
+        """The same with a stamp after every step. A Job is made only where there is more to say of it."""
         try:
             values = dict(record)
+        except (TypeError, ValueError) as error:
+            return self._ledger.refused(run, program, index, record, bad_record(record, error))
+        try:
             if values.keys() != program.inputs:
                 program.check_record(values)
             said = run.resolve(values)
-        except (TypeError, ValueError, InputError) as error:
-            return self._ledger.refused(run, program, index, record, bad_record(record, error))
+        except InputError as error:
+            return self._ledger.refused(run, program, index, record, error)
         clock, began = self._clock, run.began
-        arrived = clock()
-        if program.plan.name not in run.seen:
-            self._ledger.announce(run, program, arrived)
-        arrived -= began
-        stamps: list[float | None] = [arrived]
+        pipeline = program.plan.name
+        if pipeline not in run.seen:
+            self._ledger.announce(run, program, clock())
+        arrived = done = clock() - began
+        stamps = [arrived]
         name = None
         try:
             for name, call, _ in program.calls:
                 values[name] = call(values)
                 done = clock() - began
-                stamps += (done, done)  # of this step, and when the next one can begin
+                stamps += (done, done)  # of this step, and when the next one is ready
         except Exception as raised:  # noqa: BLE001 - a job's edge: whatever its steps raise is its failure
             failure = as_step_error(raised, name)
-            job = _job(run, program, index, values, said, stamps[:-1])
+            job = _job(run, program, index, values, said, stamps)
             job.at = name
             self._tell_slow(job)
             self._ledger.job_ended(job, "failed", failure)
             return JobFailure(index, values, "failed", failure, name)
-        ended = stamps.pop()
-        if ended - arrived > SLOW_STEP_S:  # type: ignore[operator]  # a time, as all that was put in above
+        if done - arrived > SLOW_STEP_S:
             self._tell_slow(_job(run, program, index, values, said, stamps))
-        self._ledger.inline_done(run, program, index, stamps, said)
+        self._ledger.count(run, "done")
+        if run.log is not None:
+            del stamps[-1]
+            tenant, priority, deadline_s = said
+            deadline = None if deadline_s is None else arrived + deadline_s
+            # By position: naming ten fields takes as long as a step.
+            run.log.append(
+                JobEnded(
+                    done, index, pipeline, "done", arrived, arrived, tuple(stamps), tenant, priority, deadline
+                )
+            )
         return narrowed(program, values)
 
-    def _tell_slow(self, job: Job, stamps: list[Any]) -> None:
-        """Name the slow ones among a job's steps."""
-        for node, ready, done in zip(job.program.nodes, stamps[::2], stamps[1::2], strict=False):
-            if done - ready > SLOW_STEP_S:
+    def _tell_slow(self, job: Job) -> None:
+        """Say which of a job's steps held everything else up."""
+        stamps = job.stamps or []
+        for node, ready, done in zip(job.program.nodes, stamps[::2], stamps[1::2], strict=True):
+            if ready is not None and done is not None and done - ready > SLOW_STEP_S:
                 self._ledger.slow_step(job, node.name, done - ready)
 
 
@@ -115,10 +129,12 @@ def _job(
     program: Program,
     index: int,
     values: Record,
-    arrived: float,
     said: tuple[str, int, float | None],
+    times: list[float],
 ) -> Job:
+    """A job that ran straight through, or into an error: ``times`` has two for every step that ended, and one."""
     tenant, priority, deadline_s = said
+    arrived = run.began + times[0]
     return Job(
         id=-1 - index,
         index=index,
@@ -130,4 +146,5 @@ def _job(
         tenant=tenant,
         priority=priority,
         deadline=None if deadline_s is None else arrived + deadline_s,
+        stamps=[*times[:-1], *[None] * (2 * len(program.nodes) - len(times) + 1)],
     )

@@ -54,30 +54,6 @@ class Ledger:
             )
         )
 
-    def inline_done(
-        self,
-        run: Run,
-        program: Program,
-        index: int,
-        arrived: float,
-        stamps: list[float | None],
-        said: tuple[str, int, float | None],
-    ) -> None:
-        """The same for a recorded job whose steps ran straight through; ``arrived`` counts from the run's start."""
-        self.count(run, "done")
-        tenant, priority, deadline_s = said
-        deadline = None if deadline_s is None else arrived + deadline_s
-        ended = stamps[-1] if stamps else arrived
-        assert ended is not None
-        if run.log is not None:
-            # By position: naming twelve fields takes as long as two steps.
-            run.log.append(
-                JobEnded(
-                    ended, index, program.plan.name, "done", arrived, arrived, tuple(stamps),
-                    tenant, priority, deadline,
-                )
-            )  # fmt: skip
-
     def refused(self, run: Run, program: Program, index: int, record: Any, error: SageError) -> JobFailure:
         """A record that cannot become a job: it fails before anything runs."""
         self.count(run, "failed")

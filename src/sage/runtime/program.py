@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.errors import EngineError, Fault, InputError, PipelineError, StepError
+from sage.graph.body import Body
 from sage.graph.fields import Constant, getter
 from sage.graph.plan import Plan, PlannedStep, check_record
+from sage.graph.step import Step
 from sage.graph.values import Record
 from sage.ops.base import OPERATORS, Composite, Compute, Context, Generate, Inline, Work
+from sage.runtime.reuse import remembering
 
-__all__ = ["Node", "Program", "build_program"]
+__all__ = ["FALLBACK", "Node", "Program", "build_program"]
 
+FALLBACK = "otherwise"  # its label among a node's bodies
 BACKOFF_S = 0.1  # the first retry of a function waits up to this, each further one up to twice as long
 
 
@@ -42,11 +46,20 @@ class Node:
     bodies: Mapping[str, Program]  # of control flow
     condition: Callable[[Record], Any] | None  # the step runs only if this is true
     instead: Constant | None  # its value if it fails
+    otherwise: Program | None  # what is run if it fails
+    gate: asyncio.Semaphore | None  # how many jobs at once; protects nothing else
 
     @property
     def is_plain(self) -> bool:
-        """Whether the step always runs, and its failure is the job's."""
-        return self.condition is None and self.instead is None
+        """Whether the step always runs at once, and its failure is the job's."""
+        return (
+            self.condition is None and self.instead is None and self.otherwise is None and self.gate is None
+        )
+
+    @property
+    def forgives(self) -> bool:
+        """Whether something stands in when it fails."""
+        return self.instead is not None or self.otherwise is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,13 +118,13 @@ def build_program(plan: Plan, context: Context) -> Program:
         PipelineError: with everything this session cannot do for it.
     """
     works: dict[str, Work] = {}
-    bodies: dict[str, Mapping[str, Program]] = {}
+    bodies: dict[str, dict[str, Program]] = {}
     faults: list[Fault] = []
     for planned in plan.steps:
         try:
             bodies[planned.name] = {
                 label: build_program(body.plan, context.within(body.plan))
-                for label, body in planned.step.bodies.items()
+                for label, body in _labelled(planned.step)
             }
             works[planned.name] = OPERATORS[planned.step.operator].bind(planned, context)
             faults += _limits(planned, works[planned.name])
@@ -126,6 +139,11 @@ def build_program(plan: Plan, context: Context) -> Program:
     if faults:
         raise PipelineError(plan.name, faults)
     return program
+
+
+def _labelled(step: Step) -> list[tuple[str, Body]]:
+    otherwise = [] if step.otherwise is None else [(FALLBACK, step.otherwise)]
+    return [*step.bodies.items(), *otherwise]
 
 
 def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mapping[str, Program]]) -> Program:
@@ -173,9 +191,11 @@ def _node(
 ) -> Node:
     call = work.call if isinstance(work, Inline) else None
     awaits = not isinstance(work, Inline) or work.is_async
+    if call is not None and planned.step.reuse is not None:
+        call = remembering(_function_name(planned), _arguments(planned), call, is_async=awaits)
     if planned.step.attempts or planned.step.timeout_s:
-        if isinstance(work, Inline):
-            call, awaits = _resilient(planned, work.call), True
+        if call is not None:
+            call, awaits = _resilient(planned, call), True
         elif isinstance(work, Composite):
             work = Composite(_resilient(planned, work.call))
     return Node(
@@ -192,7 +212,23 @@ def _node(
         bodies=bodies,
         condition=None if planned.step.condition is None else getter(planned.step.condition),
         instead=planned.step.instead,
+        otherwise=bodies.get(FALLBACK),
+        gate=None
+        if planned.step.max_concurrency is None
+        else asyncio.Semaphore(planned.step.max_concurrency),
     )
+
+
+def _function_name(planned: PlannedStep) -> str:
+    function = planned.step.function
+    if function is None:
+        return planned.step.operator
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', planned.name)}"
+
+
+def _arguments(planned: PlannedStep) -> Callable[[Record], dict[str, Any]]:
+    gets = {name: getter(argument) for name, argument in planned.arguments.items()}
+    return lambda record: {name: get(record) for name, get in gets.items()}
 
 
 def _own_steps(work: Work, bodies: Mapping[str, Program]) -> int:
@@ -200,7 +236,8 @@ def _own_steps(work: Work, bodies: Mapping[str, Program]) -> int:
         return 0
     if not isinstance(work, Composite):
         return 1
-    return max((node.remaining_steps for body in bodies.values() for node in body.nodes), default=0)
+    inside = [body for label, body in bodies.items() if label != FALLBACK]
+    return max((node.remaining_steps for body in inside for node in body.nodes), default=0)
 
 
 def _is_chain(plan: Plan, awaiting: list[str]) -> bool:
