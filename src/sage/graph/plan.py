@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from sage.errors import Fault, InputError, PipelineError, nearest
 from sage.graph.fields import Argument, Ref, Template
@@ -24,7 +24,8 @@ class PlannedStep:
     step: Step
     arguments: Mapping[str, Argument]  # the given ones and the optional ones that found their field
     needs: tuple[str, ...]  # fields it reads, inputs included
-    after: tuple[str, ...]  # steps that must be done before it
+    after: tuple[str, ...]  # steps that must be done before it; of live ones, begun
+    live: tuple[str, ...] = ()  # steps whose pieces it reads as they come
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,28 @@ def _planned(name: str, step: Step, steps: Mapping[str, Step], inputs: tuple[str
     refs = [ref for argument in arguments.values() for ref in argument.references]
     refs += _asides(step)
     needs = dict.fromkeys(ref.name for ref in refs)
-    return PlannedStep(name, step, arguments, tuple(needs), tuple(need for need in needs if need in steps))
+    after = tuple(need for need in needs if need in steps)
+    return PlannedStep(name, step, arguments, tuple(needs), after, _live(step, arguments, steps))
+
+
+def _live(step: Step, arguments: Mapping[str, Argument], steps: Mapping[str, Step]) -> tuple[str, ...]:
+    """The steps whose pieces this one reads. A step that also reads the whole value waits for it."""
+    live: dict[str, None] = {}
+    for name in step.takes_pieces:
+        argument = arguments.get(name)
+        if isinstance(argument, Ref) and not argument.parts and argument.name in steps:
+            source = steps[argument.name]
+            if source.gives_pieces is not None and (
+                step.function is not None or get_origin(source.gives) is list
+            ):
+                live[argument.name] = None
+    whole = {
+        ref.name
+        for name, argument in arguments.items()
+        if name not in step.takes_pieces
+        for ref in argument.references
+    } | {ref.name for ref in _asides(step)}
+    return tuple(name for name in live if name not in whole)
 
 
 def _asides(step: Step) -> list[Ref]:
@@ -214,6 +236,11 @@ def _type_faults(planned: Mapping[str, PlannedStep], steps: Mapping[str, Step]) 
     return faults
 
 
+def _piece_type(given: Any) -> Any:
+    """The type of one piece of a value of this type: of a list its items, of a text the text."""
+    return (*get_args(given), Any)[0] if get_origin(given) is list else given
+
+
 def _edge_faults(reader: PlannedStep, name: str, argument: Argument, ref: Ref, given: Any) -> list[Fault]:
     """What is wrong with one edge: a part that does not exist, or a value of a type the reader does not take."""
     for part in ref.parts:
@@ -226,6 +253,8 @@ def _edge_faults(reader: PlannedStep, name: str, argument: Argument, ref: Ref, g
             ]
         given = found
     wanted = reader.step.expects.get(name, Any)
+    if name in reader.step.takes_pieces and reader.step.function is not None:
+        given, wanted = _piece_type(given), (*get_args(wanted), Any)[0]
     rendered = isinstance(argument, Template) and argument.alone is None
     if rendered or assignable(given, wanted):
         return []

@@ -47,6 +47,8 @@ class Step:
     batch: Batch | None = None
     attempts: int | None = None  # None: the policy's retry layer
     timeout_s: float | None = None  # per attempt
+    gives_pieces: Any = None  # type of what it gives bit by bit before its value is whole; None: nothing
+    takes_pieces: tuple[str, ...] = ()  # arguments that are read as they come, where their step gives pieces
     bodies: Mapping[str, Body] = field(default_factory=dict)  # plans that control flow runs, by label
     condition: Ref | None = None  # the step runs only if this is true; otherwise its value is None
     instead: Constant | None = None  # its value when it fails; None: the job fails

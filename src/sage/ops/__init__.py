@@ -8,6 +8,7 @@ from sage.ops.base import OPERATORS, Operator
 from sage.ops.flow import each, first_of, loop, nested, route
 from sage.ops.functions import register, step
 from sage.ops.models import embed, generate
+from sage.ops.pieces import parse_json, sentences
 from sage.ops.rag import search
 from sage.ops.text import template
 
@@ -21,9 +22,11 @@ __all__ = [
     "generate",
     "loop",
     "nested",
+    "parse_json",
     "register",
     "route",
     "search",
+    "sentences",
     "step",
     "template",
 ]

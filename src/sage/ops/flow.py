@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sized
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sized
+from dataclasses import replace
 from typing import Any, Union
 
 from sage.errors import InputError, SageError, nearest
@@ -94,9 +95,9 @@ def each(
     read = {other: Ref(other) for other in made.inputs if other != name}
     wanted = made.input_type(name)
     listed: Any = Iterable if wanted is Any else types.GenericAlias(Iterable, (wanted,))
-    return _flow_step(
-        "each", {"body": made}, own, read, types.GenericAlias(list, (made.gives,)), {"items": listed}
-    )
+    values = types.GenericAlias(list, (made.gives,))
+    made_step = _flow_step("each", {"body": made}, own, read, values, {"items": listed})
+    return replace(made_step, takes_pieces=("items",))
 
 
 def route(
@@ -265,35 +266,61 @@ def _bind_each(planned: PlannedStep, _context: Context) -> Work:
 
     async def call(record: Record, bodies: Bodies) -> list[Any]:
         items = items_of(record)
-        if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
-            raise InputError(f"each needs a list, got a value of type {type(items).__name__!r}")
         around = outer(record)
         values: dict[int, Any] = {}
-        numbered = iter(enumerate(items))
 
-        async def work() -> None:
-            for number, item in numbered:
-                try:
-                    values[number] = await bodies.run("body", {**around, name: item}, at=f"[{number}]")
-                except SageError as error:
-                    if not skips:
-                        error.add_note(f"for item {number}")
-                        raise
+        async def one(number: int, item: Any) -> None:
+            try:
+                values[number] = await bodies.run("body", {**around, name: item}, at=f"[{number}]")
+            except SageError as error:
+                if not skips:
+                    error.add_note(f"for item {number}")
+                    raise
 
-        await _together(work, min(limit, len(items)) if isinstance(items, Sized) else limit)
+        if isinstance(items, AsyncIterable):
+            await _as_they_come(items, one, limit)
+        elif isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+            raise InputError(f"each needs a list, got a value of type {type(items).__name__!r}")
+        else:
+            await _together(items, one, limit)
         return [values[number] for number in sorted(values)]
 
     return Composite(call)
 
 
-async def _together(work: Callable[[], Awaitable[None]], count: int) -> None:
-    """So many workers over one source; one alone needs no task of its own."""
+OnItem = Callable[[int, Any], Coroutine[Any, Any, None]]
+
+
+async def _together(items: Iterable[Any], one: OnItem, limit: int) -> None:
+    """At most so many items at once; a single worker needs no task of its own."""
+    numbered = iter(enumerate(items))
+
+    async def work() -> None:
+        for number, item in numbered:
+            await one(number, item)
+
+    count = min(limit, len(items)) if isinstance(items, Sized) else limit
     if count <= 1:
         await work()
         return
     async with asyncio.TaskGroup() as group:
         for _ in range(count):
-            group.create_task(work())  # type: ignore[arg-type]  # a coroutine function
+            group.create_task(work())
+
+
+async def _as_they_come(items: AsyncIterable[Any], one: OnItem, limit: int) -> None:
+    """The same for items that are still being made: each is begun as soon as it is there."""
+    places = asyncio.Semaphore(limit)  # protects nothing: it counts items under way
+
+    async def work(number: int, item: Any) -> None:
+        async with places:
+            await one(number, item)
+
+    async with asyncio.TaskGroup() as group:
+        number = 0
+        async for item in items:
+            group.create_task(work(number, item))
+            number += 1
 
 
 def _bind_route(planned: PlannedStep, _context: Context) -> Work:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import types
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar, get_args, get_origin
 
 from sage.errors import InputError, nearest
 from sage.graph.fields import Argument, Constant, Ref, getter, scalar
@@ -59,10 +60,13 @@ def step(
             raise InputError(
                 f"function {_name(function)!r} has no parameter {name!r}: {nearest(name, parameters)}"
             )
-    if pool is not None and signature.is_async:
+    if pool is not None and (signature.is_async or signature.is_stream):
         raise InputError(f"async function {_name(function)!r} cannot run in pool {pool!r}; leave pool out")
     if pool not in {None, "cpu"}:
         raise InputError(f"functions run in pool 'cpu' or inline, not in {pool!r}")
+    pieces = tuple(name for name, parameter in parameters.items() if _is_stream(parameter.type))
+    if pieces and not (signature.is_async or signature.is_stream):
+        raise InputError(f"function {_name(function)!r} takes {pieces[0]!r} piece by piece; make it async")
     given: dict[str, Argument] = {name: scalar(value) for name, value in arguments.items()}
     for name, parameter in parameters.items():
         if name not in given and not parameter.has_default:
@@ -70,14 +74,27 @@ def step(
     return Step(
         operator="fn",
         arguments=given,
-        gives=signature.returns,
+        gives=types.GenericAlias(list, (_item(signature.returns),))
+        if signature.is_stream
+        else signature.returns,
+        gives_pieces=_item(signature.returns) if signature.is_stream else None,
+        takes_pieces=pieces,
         expects={name: parameter.type for name, parameter in parameters.items()},
         optional={name: Ref(name) for name in parameters if name not in given},
         function=function,
-        is_async=signature.is_async,
+        is_async=signature.is_async or signature.is_stream,
         pool=pool,
         max_concurrency=at_most(max_concurrency),
     )
+
+
+def _is_stream(hint: Any) -> bool:
+    return (get_origin(hint) or hint) in {AsyncIterator, AsyncIterable, AsyncGenerator}
+
+
+def _item(hint: Any) -> Any:
+    """The type of what an async iterator yields."""
+    return (*get_args(hint), Any)[0] if _is_stream(hint) else Any
 
 
 def at_most(max_concurrency: Any) -> int | None:

@@ -86,6 +86,7 @@ def generate(
         operator="generate",
         arguments=arguments,
         gives=Reply if full else str if schema is None else shape_of(schema).type,
+        gives_pieces=str if schema is None and not full else None,
         expects={"messages": list, "fit": list, "max_tokens": int, "temperature": float, "seed": int},
         pool=engine,
         max_concurrency=at_most(max_concurrency),

@@ -12,6 +12,7 @@ from sage.graph.fields import Argument, Constant, getter, scalar
 from sage.graph.values import Record
 
 if TYPE_CHECKING:
+    from sage.runtime.pipe import Pipe
     from sage.runtime.program import Program
 
 __all__ = [
@@ -187,6 +188,7 @@ class Job:
     at: str | None = None  # the step it failed in
     prefix: str = ""  # of its steps' names in events: where in the outer job this body runs
     is_step: bool = False  # a body that is one step, shown by the prefix alone
+    pipes: dict[str, Pipe] = field(default_factory=dict)  # of steps whose pieces others read as they come
     steps_after: int = 0  # endpoint-bound steps that follow in the jobs around it
 
     def shown(self, step: str) -> str:

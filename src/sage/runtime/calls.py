@@ -110,7 +110,8 @@ class Calls:
         request, single = _request(job, node)
         where = node.planned.step.reuse
         settled = is_settled(request)
-        if where is None and not (settled and job.listen is None):
+        is_seen = job.listen is not None or node.name in job.pipes
+        if where is None and (is_seen or not settled):
             answer = await self._ask(job, node, request)
         else:
             key = key_of(self._model(node), request)
@@ -118,7 +119,7 @@ class Calls:
                 key,
                 where,
                 lambda: self._ask(job, node, request),
-                joins=settled and job.listen is None,
+                joins=settled and not is_seen,
             )
             if source is not None:
                 self._reused(job, node, source, answer)
@@ -276,6 +277,7 @@ class Calls:
 
     def _emitter(self, pending: Pending) -> Callable[[Piece], None]:
         clock, pieces = self._clock, pending.pieces
+        pipe = pending.job.pipes.get(pending.node.name)
         listen, step = pending.job.listen, pending.job.shown(pending.node.name)
 
         def emit(piece: Piece) -> None:
@@ -283,6 +285,8 @@ class Calls:
             if pending.first is None:
                 pending.first = now
             pieces.append(now)
+            if pipe is not None and piece.channel == "text":
+                pipe.put(piece.text)
             if listen is not None and piece.channel == "text":
                 listen(Token(step, piece.text))
 
@@ -313,13 +317,13 @@ class Calls:
             pending.call = None
             pending.error = error
             self._log(pending, "cancelled" if error is None else "failed", Usage(), len(together), error)
-            listened = pending.job.listen is not None and pending.first is not None
+            is_seen = pending.job.listen is not None or pending.node.name in pending.job.pipes
             if isinstance(error, EngineError):
                 told = TaskFailed(
                     pending.id,
                     fault=error.fault,
                     retry_after_s=error.retry_after_s,
-                    seen_tokens=listened,
+                    seen_tokens=is_seen and pending.first is not None,
                     attempts_allowed=pending.node.planned.step.attempts or DEFAULT_ATTEMPTS,
                 )
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,11 +26,13 @@ from sage.runtime.base import (
     RunEvent,
     StepDone,
     StepStarted,
+    Token,
     as_step_error,
     narrowed,
 )
 from sage.runtime.calls import Calls
 from sage.runtime.ledger import SLOW_STEP_S, Ledger, checked, loggable
+from sage.runtime.pipe import Pipe, pieces_of
 from sage.runtime.program import FALLBACK, Node, Program
 from sage.scheduling.messages import Admit, JobArrived, JobOver, Reject
 from sage.scheduling.views import JobView
@@ -227,6 +229,7 @@ class Driver:
     async def _run_graph(self, job: Job) -> None:
         """Ready steps at once, each as soon as its inputs are there."""
         waits_for = [node.waits_for for node in job.program.nodes]
+        job.pipes = {node.name: Pipe() for node in job.program.nodes if node.live_readers}
         async with asyncio.TaskGroup() as strands:
             first = [node for node in job.program.nodes if node.waits_for == 0]
             await self._run_strand(job, first, waits_for, strands)
@@ -242,18 +245,22 @@ class Driver:
                 ready = awaiting
                 for node in inline:
                     await self._run_node(job, node)
-                    ready += _made_ready(job, node, waits_for)
+                    ready += _made_ready(job, node.readers, waits_for)
                 continue
+            for (
+                node
+            ) in awaiting:  # grows while it is gone through: who reads pieces begins with who gives them
+                awaiting += _made_ready(job, node.live_readers, waits_for)
             for node in awaiting[1:]:
                 strands.create_task(self._run_branch(job, node, waits_for, strands))
             await self._run_node(job, awaiting[0])
-            ready = _made_ready(job, awaiting[0], waits_for)
+            ready = _made_ready(job, awaiting[0].readers, waits_for)
 
     async def _run_branch(
         self, job: Job, node: Node, waits_for: list[int], strands: asyncio.TaskGroup
     ) -> None:
         await self._run_node(job, node)
-        await self._run_strand(job, _made_ready(job, node, waits_for), waits_for, strands)
+        await self._run_strand(job, _made_ready(job, node.readers, waits_for), waits_for, strands)
 
     async def _run_node(self, job: Job, node: Node) -> None:
         """Run one step and keep its value and its times."""
@@ -265,16 +272,19 @@ class Driver:
                 async with node.gate:
                     value = await self._value(job, node)
             elif node.call is not None and not node.awaits and node.condition is None:
-                value = node.call(job.record)
+                value = node.call(job.record)  # what takes pieces awaits
             else:
                 value = await self._value(job, node)
         except Exception as raised:
             error = as_step_error(raised, job.shown(node.name))
-            if not node.forgives:
+            began = node.live_readers and job.pipes[node.name].has_begun
+            if began or not node.forgives:
                 job.at = node.name
                 raise error from raised
             value = await self._recover(job, node, error)
         job.record[node.name] = value
+        if node.live_readers:
+            job.pipes[node.name].end(value)
         done = self._clock()
         if job.stamps is not None:
             job.stamps[2 * node.index] = ready - job.run.began
@@ -290,8 +300,22 @@ class Driver:
             return None
         if node.call is None:
             return await self._work(job, node)
-        value = node.call(job.record)
+        value = node.call(_with_pieces(job, node) if node.takes else job.record)
+        if node.is_stream:
+            return await self._drained(job, node, value)
         return await value if node.awaits else value
+
+    async def _drained(self, job: Job, node: Node, pieces: AsyncIterator[Any]) -> list[Any]:
+        """Everything a generator yields, handed on as it comes."""
+        value: list[Any] = []
+        pipe = job.pipes.get(node.name)
+        async for piece in pieces:
+            value.append(piece)
+            if pipe is not None:
+                pipe.put(piece)
+            if job.listen is not None and isinstance(piece, str):
+                job.listen(Token(job.shown(node.name), piece))
+        return value
 
     async def _recover(self, job: Job, node: Node, error: SageError) -> Any:
         """What stands in for the value of a step that failed for good: its fallback's, then its default."""
@@ -314,7 +338,8 @@ class Driver:
     async def _work(self, job: Job, node: Node) -> Any:
         """What a step that is no function gives."""
         if isinstance(node.work, Composite):
-            return await node.work.call(job.record, _JobBodies(self, job, node))
+            reads = _with_pieces(job, node) if node.takes else job.record
+            return await node.work.call(reads, _JobBodies(self, job, node))
         return await self._call_endpoint(job, node)
 
     async def _call_endpoint(self, job: Job, node: Node) -> Any:
@@ -360,6 +385,15 @@ def _inner(
     )
 
 
+def _with_pieces(job: Job, node: Node) -> Record:
+    """The record as a step sees it that reads some fields piece by piece."""
+    record = dict(job.record)
+    for name in node.takes:
+        is_live = name in node.planned.live and name in job.pipes
+        record[name] = job.pipes[name].read() if is_live else pieces_of(record[name])
+    return record
+
+
 class _JobBodies:
     """The bodies of one step, run within one job."""
 
@@ -396,9 +430,9 @@ class _until:  # noqa: N801 - reads as a word where it is used
             raise Expired("its time ran out") from None
 
 
-def _made_ready(job: Job, node: Node, waits_for: list[int]) -> list[Node]:
+def _made_ready(job: Job, readers: tuple[int, ...], waits_for: list[int]) -> list[Node]:
     ready = []
-    for reader in node.readers:
+    for reader in readers:
         waits_for[reader] -= 1
         if waits_for[reader] == 0:
             ready.append(job.program.nodes[reader])

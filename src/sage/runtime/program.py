@@ -16,7 +16,7 @@ from typing import Any
 
 from sage.errors import EngineError, Fault, InputError, PipelineError, StepError
 from sage.graph.body import Body
-from sage.graph.fields import Constant, getter
+from sage.graph.fields import Constant, Ref, getter
 from sage.graph.plan import Plan, PlannedStep, check_record
 from sage.graph.step import Step
 from sage.graph.values import Record
@@ -40,7 +40,10 @@ class Node:
     call: Callable[[Record], Any] | None  # of inline work
     awaits: bool  # the call's result is awaited, or the work goes to an endpoint
     waits_for: int  # how many steps must be done first
-    readers: tuple[int, ...]  # steps that wait for this one
+    readers: tuple[int, ...]  # steps that wait for this one to be done
+    live_readers: tuple[int, ...]  # steps that read its pieces, and wait for it to begin
+    takes: tuple[str, ...]  # fields it reads as async iterators
+    is_stream: bool  # its call gives an async generator
     remaining_steps: int  # endpoint-bound steps on the longest path from here to the end, this one included
     own_steps: int  # of these, its own: 0 for inline work, those of the longest body for control flow
     bodies: Mapping[str, Program]  # of control flow
@@ -141,6 +144,14 @@ def build_program(plan: Plan, context: Context) -> Program:
     return program
 
 
+def _taken(planned: PlannedStep) -> tuple[str, ...]:
+    """Fields that the step reads as async iterators: all it takes piece by piece if it is a function."""
+    if planned.step.function is None:
+        return planned.live
+    refs = (planned.arguments.get(name) for name in planned.step.takes_pieces)
+    return tuple(ref.name for ref in refs if isinstance(ref, Ref) and not ref.parts)
+
+
 def _labelled(step: Step) -> list[tuple[str, Body]]:
     otherwise = [] if step.otherwise is None else [(FALLBACK, step.otherwise)]
     return [*step.bodies.items(), *otherwise]
@@ -149,12 +160,14 @@ def _labelled(step: Step) -> list[tuple[str, Body]]:
 def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mapping[str, Program]]) -> Program:
     place = {planned.name: number for number, planned in enumerate(plan.steps)}
     readers: dict[str, list[int]] = {planned.name: [] for planned in plan.steps}
+    live: dict[str, list[int]] = {planned.name: [] for planned in plan.steps}
     for planned in plan.steps:
         for name in planned.after:
-            readers[name].append(place[planned.name])
+            (live if name in planned.live else readers)[name].append(place[planned.name])
     ahead: dict[str, int] = {}
     for planned in reversed(plan.steps):
-        furthest = max((ahead[plan.steps[reader].name] for reader in readers[planned.name]), default=0)
+        following = readers[planned.name] + live[planned.name]
+        furthest = max((ahead[plan.steps[reader].name] for reader in following), default=0)
         ahead[planned.name] = furthest + _own_steps(works[planned.name], bodies[planned.name])
     nodes = tuple(
         _node(
@@ -163,6 +176,7 @@ def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mappin
             works[planned.name],
             bodies[planned.name],
             tuple(readers[planned.name]),
+            tuple(live[planned.name]),
             ahead[planned.name],
         )
         for number, planned in enumerate(plan.steps)
@@ -175,7 +189,8 @@ def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mappin
         fields=frozenset(place),
         is_plain=is_plain,
         is_inline=is_plain and not any(node.awaits for node in nodes),
-        is_chain=_is_chain(plan, [node.name for node in nodes if node.awaits]),
+        is_chain=not any(node.live_readers for node in nodes)
+        and _is_chain(plan, [node.name for node in nodes if node.awaits]),
         is_free=is_plain and all(node.call is not None for node in nodes),
         calls=tuple((node.name, node.call, node.awaits) for node in nodes if node.call is not None),
     )
@@ -187,6 +202,7 @@ def _node(
     work: Work,
     bodies: Mapping[str, Program],
     readers: tuple[int, ...],
+    live_readers: tuple[int, ...],
     ahead: int,
 ) -> Node:
     call = work.call if isinstance(work, Inline) else None
@@ -207,6 +223,9 @@ def _node(
         awaits=awaits,
         waits_for=len(planned.after),
         readers=readers,
+        live_readers=live_readers,
+        takes=_taken(planned),
+        is_stream=call is not None and planned.step.gives_pieces is not None,
         remaining_steps=ahead,
         own_steps=_own_steps(work, bodies),
         bodies=bodies,
@@ -246,6 +265,18 @@ def _is_chain(plan: Plan, awaiting: list[str]) -> bool:
 
 
 def _limits(planned: PlannedStep, work: Work) -> list[Fault]:
+    step = planned.step
+    if (
+        step.function is not None
+        and step.gives_pieces is not None
+        and (step.attempts or step.timeout_s or step.reuse)
+    ):
+        return [
+            Fault(
+                planned.name,
+                "yields pieces as they come, so it cannot be retried, timed or cached as a whole",
+            )
+        ]
     blocking = isinstance(work, Compute) or (isinstance(work, Inline) and not work.is_async)
     if planned.step.timeout_s is not None and blocking:
         return [
