@@ -52,6 +52,7 @@ class FakeEngine:
         limit: calls it works on at once; further ones wait.
         context_tokens: longer prompts are refused as ``too_long``.
         dimension: of its vectors.
+        answer_tokens: length of the answers by rule; None: "You said: …".
         ttft_s, token_s, text_s: time to the first token, per further token, and per embedded text, in seconds.
         faults: per call in order, an error to raise or None; when used up, calls succeed. ``stalled`` is
             raised after the first piece, every other fault before it.
