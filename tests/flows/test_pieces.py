@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -114,7 +115,7 @@ def test_a_generator_that_raises_in_the_middle_fails_its_job_and_names_the_step(
             yield piece
             raise ValueError("enough")
 
-    with pytest.raises(StepError, match="'part'.*enough"):
+    with pytest.raises(StepError, match=r"'part'.*enough"):
         served(lambda s: s(Pipeline("p", text=generate("{x}"), part=bad), x="x"))
 
 
@@ -151,7 +152,7 @@ def test_a_generator_cannot_be_retried_as_a_whole() -> None:
 
 async def cut(text: str, places: list[int]) -> AsyncIterator[str]:
     edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         yield text[start:end]
 
 
