@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKOFF_S", "MAX_BACKOFF_S", "RESERVE", "RETRYABLE", "Retries"]
 
-#: Faults after which the same call may succeed. A stalled stream belongs to them as long as no consumer saw
-#: its tokens: then it is restarted.
-RETRYABLE: frozenset[EngineFault] = frozenset({"unreachable", "timeout", "overloaded", "failed", "stalled"})
+#: Faults after which the same call may succeed. A stream that stalled or was broken belongs to them as long as
+#: no consumer saw its tokens: then it is restarted.
+RETRYABLE: frozenset[EngineFault] = frozenset(
+    {"unreachable", "timeout", "overloaded", "failed", "stalled", "garbled"}
+)
 
 BACKOFF_S = 0.25  # longest wait after the first failure; doubled by each further one
 MAX_BACKOFF_S = 20.0
