@@ -16,7 +16,7 @@ from typing import Any
 
 from sage.errors import InputError, nearest
 
-__all__ = ["Settings", "environment"]
+__all__ = ["Settings", "child_environment", "environment", "nearest_file"]
 
 FILE_NAME = "sage.toml"
 
@@ -37,6 +37,11 @@ def environment(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a program that SAGE starts: our own, with some variables changed."""
+    return {**os.environ, **changes}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a session starts from. Build it with :meth:`load`; change it with ``dataclasses.replace``."""
@@ -55,7 +60,7 @@ class Settings:
         Raises:
             InputError: the file is not TOML, or says something unknown or of a wrong type.
         """
-        path = _nearest_file(start if start is not None else Path.cwd())
+        path = nearest_file(start if start is not None else Path.cwd())
         settings = cls() if path is None else _from_file(path)
         home = environment("SAGE_HOME")
         if home is not None:
@@ -83,7 +88,8 @@ class Settings:
         return (self.home if self.home is not None else _user_dir("data")) / "runs"
 
 
-def _nearest_file(start: Path) -> Path | None:
+def nearest_file(start: Path) -> Path | None:
+    """The ``sage.toml`` that is at or above a folder, None if there is none."""
     for folder in (start, *start.resolve().parents):
         if (folder / FILE_NAME).is_file():
             return folder / FILE_NAME

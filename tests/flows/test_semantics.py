@@ -33,11 +33,15 @@ def text_of(*values: Any) -> str:
     return "".join(str(value) if not isinstance(value, str) else value for value in values)[-24:]
 
 
+def bound(reads: list[str]) -> dict[str, Any]:
+    return {name: "{" + name + "}" for name in reads}
+
+
 def join(reads: list[str]) -> Made:
     def joined(**fields: Any) -> str:
         return "<" + text_of(*(fields[name] for name in reads)) + ">"
 
-    made = step(joined, **{name: "{" + name + "}" for name in reads})
+    made = step(joined, **bound(reads))
     return Made(made, lambda record: joined(**{name: record[name] for name in reads}))
 
 
@@ -47,7 +51,7 @@ def join_later(reads: list[str], turns: int) -> Made:
             await asyncio.sleep(1.0)
         return "(" + text_of(*(fields[name] for name in reads)) + ")"
 
-    made = step(joined, **{name: "{" + name + "}" for name in reads})
+    made = step(joined, **bound(reads))
     return Made(made, lambda record: "(" + text_of(*(record[name] for name in reads)) + ")")
 
 
@@ -113,7 +117,7 @@ def fails(reads: list[str]) -> Made:
     def broken(**_fields: Any) -> str:
         raise ValueError("always")
 
-    made = step(broken, **{name: "{" + name + "}" for name in reads})
+    made = step(broken, **bound(reads))
     return Made(made.fallback(template("spare")), lambda _record: "spare")
 
 

@@ -1,29 +1,27 @@
-"""A pipeline as plain data, the way YAML says it: steps made from operators and options, and back.
+"""A pipeline as plain data, the way YAML says it: read into steps here, written in ``form_write``.
 
 ``{"pipeline": "rag", "steps": {"vector": {"embed": "{question}"}, …}}``, with ``inputs`` and ``outputs`` where they
 were said. A step names one operator, whose value is the operator's first argument; everything else are options of
-the operator, or the modifiers ``retry``, ``timeout_s`` and ``batch``.
+the operator, or the modifiers of MODIFIERS.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from sage.errors import Fault, InputError, nearest
-from sage.graph.fields import Argument, Constant, Ref, Template
+from sage.graph.fields import Argument
 from sage.graph.hints import hints_of
 from sage.graph.step import Batch, Step
 
-__all__ = ["Operator", "Operators", "Written", "read_form", "write_form"]
+__all__ = ["MODIFIERS", "Operator", "Operators", "Written", "made", "problems", "read_form", "shown"]
 
-MAX_INT = 10**30
 TOP = ("pipeline", "inputs", "outputs", "steps")
 
 #: Where something stands: the keys that lead to it.
@@ -67,6 +65,8 @@ MODIFIERS: Mapping[str, _Modifier] = {
     "when": _Modifier(str, Step.when),
     "on_error": _Modifier(Literal["skip", "fail"], Step.on_error),
     "default": _Modifier(Any, Step.default),
+    "cache": _Modifier(Literal["memory", "disk"], Step.cache),
+    "fallback": _Modifier(str, Step.fallback),
 }
 
 
@@ -79,9 +79,6 @@ class Written:
     inputs: tuple[str, ...] | None = None  # None: derived
     outputs: tuple[str, ...] | None = None  # None: every field
     faults: tuple[Fault, ...] = ()
-
-
-# --- reading --------------------------------------------------------------------------------------------
 
 
 def read_form(form: Any, operators: Operators, lines: Mapping[Path, int] | None = None) -> Written:
@@ -97,7 +94,7 @@ def read_form(form: Any, operators: Operators, lines: Mapping[Path, int] | None 
     """
     if not isinstance(form, dict):
         raise InputError(
-            f"expected a mapping with 'pipeline' and 'steps', got {_shown(form)}; give a file as a Path"
+            f"expected a mapping with 'pipeline' and 'steps', got {shown(form)}; give a file as a Path"
         )
     return _Form(form, operators, lines or {}).read()
 
@@ -117,7 +114,7 @@ class _Form:
                 self._fault(None, f"unknown key {key!r}: {nearest(key, TOP)}", (key,))
         name = self.form.get("pipeline")
         if not isinstance(name, str) or not name.strip():
-            said = "it has no name" if name is None else f"its name is {_shown(name)}, expected text"
+            said = "it has no name" if name is None else f"its name is {shown(name)}, expected text"
             self._fault(None, f"{said}; begin with pipeline: NAME", ("pipeline",))
             name = "unnamed"
         steps = self._steps()
@@ -128,14 +125,14 @@ class _Form:
         if names is None:
             return None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            self._fault(None, f"{key} is {_shown(names)}, expected a list of field names", (key,))
+            self._fault(None, f"{key} is {shown(names)}, expected a list of field names", (key,))
             return None
         return tuple(names)
 
     def _steps(self) -> dict[str, Step]:
         said = self.form.get("steps")
         if not isinstance(said, dict) or not said:
-            got = "it has no steps" if not said else f"steps is {_shown(said)}"
+            got = "it has no steps" if not said else f"steps is {shown(said)}"
             self._fault(None, f"{got}; expected steps: {{FIELD: {{OPERATOR: …}}}}", ("steps",))
             return {}
         steps: dict[str, Step] = {}
@@ -150,10 +147,10 @@ class _Form:
     def _step(self, name: str, options: Any) -> Step:
         """One step; each thing wrong with its options is a fault of its own."""
         if not isinstance(options, dict) or not options:
-            raise InputError(f"is {_shown(options)}, expected {{OPERATOR: …}} such as {{template: 'Hello'}}")
+            raise InputError(f"is {shown(options)}, expected {{OPERATOR: …}} such as {{template: 'Hello'}}")
         operator = _operator(options, self.operators)
         wrong = False
-        for option, problem in _problems(operator, options):
+        for option, problem in problems(operator, options):
             self._fault(name, problem, ("steps", name, option))
             wrong = True
         return Step(operator="?", arguments={}) if wrong else made(operator, options)
@@ -201,10 +198,14 @@ def _operator(options: Mapping[str, Any], operators: Operators) -> Operator:
     if not named:
         key = next((key for key in options if nearest(key, operators).startswith("did")), next(iter(options)))
         raise InputError(f"names no operator; unknown operator {key!r}: {nearest(key, operators)}")
+    if named[0].first is None:
+        raise InputError(
+            f"{named[0].name} holds other pipelines, for which YAML has no form; declare it in Python"
+        )
     return named[0]
 
 
-def _problems(operator: Operator, options: Mapping[str, Any]) -> list[tuple[str, str]]:
+def problems(operator: Operator, options: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is wrong with the options of a step, as (option, sentence)."""
     parameters = inspect.signature(operator.make).parameters
     first = next(iter(parameters))
@@ -224,7 +225,7 @@ def _problems(operator: Operator, options: Mapping[str, Any]) -> list[tuple[str,
             problems.append((option, f"{operator.name} has no option {option!r}: {nearest(option, known)}"))
             continue
         if reason := _mismatch(value, expected):
-            problems.append((option, f"{option} is {_shown(value)}: {reason}"))
+            problems.append((option, f"{option} is {shown(value)}: {reason}"))
     return problems
 
 
@@ -232,6 +233,8 @@ def _mismatch(value: Any, hint: Any) -> str | None:
     """Why a value from a file does not fit an annotation; None if it does."""
     try:
         msgspec.convert(value, hint)
+    except TypeError:  # an annotation that msgspec cannot check; the operator will
+        return None
     except msgspec.ValidationError as error:
         said = {"yes": "; write true", "on": "; write true", "no": "; write false", "off": "; write false"}
         reason = str(error).replace("`", "'")
@@ -249,7 +252,7 @@ def _batch(said: Mapping[str, Any]) -> Batch:
     try:
         return msgspec.convert(said, Batch)
     except msgspec.ValidationError as error:
-        raise InputError(f"batch is {_shown(said)}: {error}".replace("`", "'")) from error
+        raise InputError(f"batch is {shown(said)}: {error}".replace("`", "'")) from error
 
 
 def _takes_any(operator: Operator) -> bool:
@@ -257,7 +260,7 @@ def _takes_any(operator: Operator) -> bool:
     return inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value from a file in an error: short, in the words of the file."""
     if value is None:
         return "empty"
@@ -265,118 +268,3 @@ def _shown(value: Any) -> str:
         return str(value).lower()
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-# --- writing --------------------------------------------------------------------------------------------
-
-
-def write_form(
-    name: str,
-    steps: Mapping[str, Step],
-    declared: tuple[str, ...] | None,
-    outputs: tuple[str, ...] | None,
-    operators: Operators,
-) -> dict[str, Any]:
-    """A pipeline as plain data, which :func:`read_form` turns into equal steps.
-
-    Raises:
-        InputError: a step has no such form: a function that is not registered, a Python type as schema.
-    """
-    form: dict[str, Any] = {"pipeline": name}
-    form |= {"inputs": list(declared)} if declared is not None else {}
-    form |= {"outputs": list(outputs)} if outputs is not None else {}
-    form["steps"] = {field: _written(field, step, operators[step.operator]) for field, step in steps.items()}
-    return form
-
-
-def _written(field: str, step: Step, operator: Operator) -> dict[str, Any]:
-    """One step's options; equality with what they make is checked, so nothing is lost in silence."""
-    try:
-        given = operator.given(step)
-        options = _options(step, operator, given)
-    except InputError as error:
-        raise InputError(f"step {field!r} cannot be written as YAML: {error}") from error
-    found = next((said for said in (*_skipping(options), options) if _makes(operator, said, step)), None)
-    if found is None:
-        raise InputError(
-            f"step {field!r} cannot be written as YAML: it would load as another step. Use lists instead of "
-            f"tuples, and call no parameter of a function {', '.join(MODIFIERS)} or batch"
-        )
-    for parameter, argument in given.items():
-        if isinstance(argument, Ref) and "." not in parameter:
-            key = operator.name if parameter == operator.first else parameter
-            shorter = {**found, key: str(argument)}  # ``near: vector``, where that means ``near: "{vector}"``
-            found = shorter if _makes(operator, shorter, step) else found
-    return found
-
-
-def _makes(operator: Operator, options: Mapping[str, Any], step: Step) -> bool:
-    """Whether the options load as the step."""
-    try:
-        return not _problems(operator, options) and made(operator, options) == step
-    except (InputError, TypeError):
-        return False
-
-
-def _options(step: Step, operator: Operator, given: Mapping[str, Argument]) -> dict[str, Any]:
-    options: dict[str, Any] = {operator.name: None}
-    for parameter, argument in given.items():
-        key, dot, item = parameter.partition(".")
-        if dot:
-            options.setdefault(key, {})[item] = _plain(parameter, argument)
-        else:
-            options[operator.name if key == operator.first else key] = _plain(parameter, argument)
-    modifiers = {
-        "batch": None if step.batch is None else dataclasses.asdict(step.batch),
-        "retry": step.attempts,
-        "timeout_s": step.timeout_s,
-        "when": None if step.condition is None else str(step.condition),
-    }
-    options |= {key: value for key, value in modifiers.items() if value is not None}
-    return options if step.instead is None else {**options, "default": _plain("default", step.instead)}
-
-
-def _skipping(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """``on_error: skip`` gives None as ``default: null`` does, but says so in the step's type."""
-    if "default" in options and options["default"] is None:
-        yield {key: value for key, value in options.items() if key != "default"} | {"on_error": "skip"}
-
-
-def _plain(parameter: str, argument: Argument) -> Any:
-    if isinstance(argument, Template):
-        return argument.text
-    if isinstance(argument, Constant):
-        _check_plain(parameter, argument.value)
-        return argument.value
-    return f"{{{argument}}}"
-
-
-def _check_plain(parameter: str, value: Any) -> None:
-    """Refuse what a file cannot hold.
-
-    Raises:
-        InputError: naming the parameter.
-    """
-    if type(value) is dict and all(type(key) is str for key in value):
-        for item in value.values():
-            _check_plain(parameter, item)
-    elif type(value) is list:
-        for item in value:
-            _check_plain(parameter, item)
-    elif isinstance(value, type) or hasattr(value, "__origin__"):
-        raise InputError(
-            f"{parameter}={_shown(value)} is a Python type, which a file cannot hold; give it as a JSON schema"
-        )
-    elif type(value) is int and abs(value) > MAX_INT:
-        raise InputError(f"{parameter} is a number of more than 30 digits; give it as text")
-    elif (type(value) is float and math.isnan(value)) or type(value) not in {
-        str,
-        int,
-        float,
-        bool,
-        type(None),
-    }:
-        raise InputError(
-            f"{parameter}={_shown(value)} is of type {type(value).__name__!r}; a file holds text, numbers, "
-            "true, false, null, lists, and mappings with text keys"
-        )

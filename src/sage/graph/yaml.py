@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from sage.errors import InputError
-from sage.graph.form import Operators, Written, read_form, write_form
+from sage.graph.form import Operators, Written, read_form
+from sage.graph.form_write import write_form
 from sage.graph.step import Step
 from sage.graph.yamltext import yaml_text
 

@@ -25,11 +25,11 @@ _NAMED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 def yaml_text(form: Mapping[str, Any]) -> str:
     """A pipeline's form (see ``sage.graph.form``) as YAML.
 
-    >>> print(yaml_text({"pipeline": "p", "steps": {"line": {"template": "Hello, {name}!"}, "n": {"fn": "count"}}}))
+    >>> print(yaml_text({"pipeline": "p", "steps": {"line": {"template": "Hello, {name}!"}, "size": {"fn": "count"}}}))
     pipeline: p
     steps:
       line: {template: "Hello, {name}!"}
-      n:    {fn: count}
+      size: {fn: count}
     <BLANKLINE>
     """
     lines = [f"{_key(key)}: {_flow(value)}" for key, value in form.items() if key != "steps"]

@@ -121,7 +121,7 @@ class Operator:
     Attributes:
         name: its key in ``OPERATORS``, and in YAML.
         make: the function a user calls; returns the declared step.
-        first: the parameter that YAML's short form ``{name: value}`` gives; None: there is no such form.
+        first: the parameter that YAML's ``{name: value}`` gives; None: YAML has no form for it.
         bind: turns a planned step into work for one session.
         given: the inverse of ``make``: by parameter, the arguments that make a step again.
     """

@@ -20,6 +20,7 @@ from sage.graph.values import Record
 from sage.ops.base import OPERATORS, Bodies, Composite, Context, Operator, Work
 from sage.ops.functions import step
 from sage.ops.text import as_text
+from sage.tasks import spawn
 
 __all__ = ["each", "first_of", "loop", "nested", "route"]
 
@@ -305,7 +306,7 @@ async def _together(items: Iterable[Any], one: OnItem, limit: int) -> None:
         return
     async with asyncio.TaskGroup() as group:
         for _ in range(count):
-            group.create_task(work())
+            spawn(group, work())
 
 
 async def _as_they_come(items: AsyncIterable[Any], one: OnItem, limit: int) -> None:
@@ -319,7 +320,7 @@ async def _as_they_come(items: AsyncIterable[Any], one: OnItem, limit: int) -> N
     async with asyncio.TaskGroup() as group:
         number = 0
         async for item in items:
-            group.create_task(work(number, item))
+            spawn(group, work(number, item))
             number += 1
 
 
@@ -391,7 +392,7 @@ def _bind_first_of(planned: PlannedStep, _context: Context) -> Work:
                         racer.cancel()
 
         async with asyncio.TaskGroup() as group:
-            racers = [group.create_task(race(label)) for label in outers]
+            racers = [spawn(group, race(label)) for label in outers]
         if not won:
             errors[-1].add_note(f"as all {len(errors)} racers did")
             raise errors[-1]
@@ -402,8 +403,8 @@ def _bind_first_of(planned: PlannedStep, _context: Context) -> Work:
     return Composite(call)
 
 
-OPERATORS["pipeline"] = Operator("pipeline", nested, "pipeline", _bind_nested)
-OPERATORS["each"] = Operator("each", each, "items", _bind_each)
-OPERATORS["route"] = Operator("route", route, "label", _bind_route)
-OPERATORS["loop"] = Operator("loop", loop, "body", _bind_loop)
+OPERATORS["pipeline"] = Operator("pipeline", nested, None, _bind_nested)
+OPERATORS["each"] = Operator("each", each, None, _bind_each)
+OPERATORS["route"] = Operator("route", route, None, _bind_route)
+OPERATORS["loop"] = Operator("loop", loop, None, _bind_loop)
 OPERATORS["first_of"] = Operator("first_of", first_of, None, _bind_first_of)

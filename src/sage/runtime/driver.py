@@ -36,6 +36,7 @@ from sage.runtime.pipe import Pipe, pieces_of
 from sage.runtime.program import FALLBACK, Node, Program
 from sage.scheduling.messages import Admit, JobArrived, JobOver, Reject
 from sage.scheduling.views import JobView
+from sage.tasks import spawn
 
 __all__ = ["Driver"]
 
@@ -252,7 +253,7 @@ class Driver:
             ) in awaiting:  # grows while it is gone through: who reads pieces begins with who gives them
                 awaiting += _made_ready(job, node.live_readers, waits_for)
             for node in awaiting[1:]:
-                strands.create_task(self._run_branch(job, node, waits_for, strands))
+                spawn(strands, self._run_branch(job, node, waits_for, strands))
             await self._run_node(job, awaiting[0])
             ready = _made_ready(job, awaiting[0].readers, waits_for)
 

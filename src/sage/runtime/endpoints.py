@@ -54,11 +54,18 @@ class Endpoints:
         self._opening = asyncio.Lock()  # protects _pools: a pool is opened once
         self._closing = asyncio.Event()
         self._threads: ThreadPoolExecutor | None = None
+        self._cpu_limit = os.cpu_count() or 1
 
     @property
     def pools(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the endpoints that are open, by pool."""
         return {pool: tuple(names) for pool, names in self._pools.items()}
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Calls at once that each open endpoint takes."""
+        engines = {name: engine.info.limit for name, engine in self._engines.items()}
+        return engines | ({CPU_POOL: self._cpu_limit} if self._threads is not None else {})
 
     def known_pools(self) -> tuple[str, ...]:
         """Every pool a step may name."""
@@ -108,7 +115,7 @@ class Endpoints:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _open_cpu(self) -> None:
-        limit = os.cpu_count() or 1
+        limit = self._cpu_limit
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="sage-cpu")
         self._pools[CPU_POOL] = [CPU_POOL]
         self._joined(CPU_POOL, CPU_POOL, limit)

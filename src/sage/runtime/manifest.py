@@ -50,6 +50,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     pipelines: Mapping[str, Any] = {}  # name -> its YAML form, as data
     policy: str = ""
     engines: Mapping[str, tuple[str, ...]] = {}  # pool -> addresses, without keys
+    limits: Mapping[str, int] = {}  # endpoint -> calls at once
     seed: int | None = None
     arguments: Mapping[str, Any] = {}  # as given; JSON data
     counts: Mapping[str, int] = {}  # outcome -> jobs; at the end

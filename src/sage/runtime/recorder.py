@@ -70,7 +70,9 @@ class Recorder:
         steps = [{"name": s.name, "operator": s.step.operator, "after": s.after} for s in plan.steps]
         described = {"inputs": plan.inputs, "steps": steps}
         folder.update(
-            pipelines={**folder.manifest.pipelines, plan.name: described}, engines=dict(endpoints.pools)
+            pipelines={**folder.manifest.pipelines, plan.name: described},
+            engines=dict(endpoints.pools),
+            limits=dict(endpoints.limits),
         )
 
     def flush(self) -> None:

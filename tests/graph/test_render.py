@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage import Pipeline
+from sage.errors import InputError
+from sage.graph.render import RENDERERS, levels
+from sage.ops import embed, generate, search, template
+
+RAG = Pipeline(
+    "rag",
+    vector=embed("{question}"),
+    passages=search("docs", near="vector"),
+    hint=template("{user}"),
+    prompt=template("{passages}\n{question}{hint}"),
+    answer=generate("{prompt}").retry(2).timeout(s=3),
+)
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_step_stands_one_level_below_the_last_it_waits_for() -> None:
+    assert levels(RAG.plan) == {"vector": 1, "hint": 1, "passages": 2, "prompt": 3, "answer": 4}
+
+
+def test_text_is_a_table_of_the_levels() -> None:
+    assert (
+        RAG.show()
+        == """\
+pipeline  rag
+inputs    question, user
+outputs   every field
+
+level  step      operator  reads                     runs
+-----  --------  --------  ------------------------  ------------------------------
+1      vector    embed     question                  pool embedder
+       hint      template  user                      inline
+2      passages  search    vector                    inline
+3      prompt    template  passages, question, hint  inline
+4      answer    generate  prompt                    pool llm, 2 attempts, 3 s each
+
+Steps of one level can run at the same time.
+"""
+    )
+
+
+def test_text_says_what_goes_in_and_comes_out() -> None:
+    shown = Pipeline("p", a=template("x")).with_inputs("y").outputs("a").show()
+    assert "inputs    none (optional: y)" in shown
+    assert "outputs   a" in shown
+    assert "at the same time" not in shown
+
+
+def test_json_has_the_steps_in_order_with_what_they_need() -> None:
+    shown = json.loads(Pipeline("p", b=template("{a}{x}"), a=template("{x}")).show("json"))
+    assert shown == {
+        "name": "p",
+        "inputs": ["x"],
+        "steps": [
+            {"name": "a", "operator": "template", "needs": ["x"], "after": []},
+            {"name": "b", "operator": "template", "needs": ["a", "x"], "after": ["a"]},
+        ],
+    }
+
+
+def test_mermaid_draws_every_edge_between_plain_ids() -> None:
+    assert Pipeline("p", a=template("{x}"), b=generate("{a}{x}")).show("mermaid") == (
+        "flowchart TD\n"
+        '    n0(["x"])\n'
+        '    n1["a<br/>template"]\n'
+        '    n2["b<br/>generate · llm"]\n'
+        "    n0 --> n1\n    n1 --> n2\n    n0 --> n2\n"
+    )
+
+
+def test_mermaid_escapes_what_would_end_a_label() -> None:
+    shown = Pipeline("p", **{'a"]<b>': template("x")}).show("mermaid")
+    assert 'n0["a#34;#93;#60;b#62;<br/>template"]' in shown
+
+
+def drawn(pipeline: Pipeline) -> tuple[list[tuple[float, float, float, float]], int]:
+    """Boxes as (left, top, right, bottom), and the number of arrows."""
+    root = ET.fromstring(pipeline.show("svg"))
+    boxes = []
+    for rect in root.iter(f"{SVG}rect"):
+        x, y, width, height = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
+        boxes.append((x, y, x + width, y + height))
+    return boxes, sum(path.get("class") == "edge" for path in root.iter(f"{SVG}path"))
+
+
+def test_svg_has_a_box_for_each_field_and_an_arrow_for_each_need() -> None:
+    boxes, num_arrows = drawn(RAG)
+    assert len(boxes) == len(RAG.plan.inputs) + len(RAG.steps)
+    assert num_arrows == sum(len(step.needs) for step in RAG.plan.steps)
+
+
+def test_svg_names_may_hold_anything() -> None:
+    shown = Pipeline('<p & "q">', **{'<b a="c">\x00': template("x")}).show("svg")
+    assert "&lt;b a=" in shown
+    assert "<title>&lt;p &amp;" in shown
+
+
+def edges_of(count: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    pairs = [(start, end) for end in range(count) for start in range(end)]
+    return st.lists(st.sampled_from(pairs), unique=True, max_size=2 * count)
+
+
+@pytest.mark.slow
+@given(st.integers(2, 12).flatmap(lambda count: st.tuples(st.just(count), edges_of(count))))
+def test_svg_boxes_never_touch_and_stay_in_the_picture(graph: tuple[int, list[tuple[int, int]]]) -> None:
+    count, edges = graph
+    steps: dict[str, Any] = {}
+    for end in range(count):
+        needs = "".join(f"{{s{start}}}" for start, other in edges if other == end)
+        steps[f"s{end}"] = template(f"{needs}{{x}} ")
+    pipeline = Pipeline("p", **steps)
+    boxes, num_arrows = drawn(pipeline)
+    root = ET.fromstring(pipeline.show("svg"))
+    width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    assert num_arrows == count + len(edges)
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0
+        assert top >= 0
+        assert right <= width
+        assert bottom <= height
+        for other in boxes[:number]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+
+
+@pytest.mark.parametrize("form", RENDERERS)
+def test_every_form_ends_its_last_line(form: Any) -> None:
+    assert RAG.show(form).endswith("\n")
+
+
+def test_an_unknown_form_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InputError, match=r"unknown form 'dot'.*'text', 'mermaid', 'svg', 'json'"):
+        RAG.show("dot")  # type: ignore[arg-type]  # the mistake that is tested
