@@ -40,7 +40,9 @@ def served(main: Callable[[Session], Coroutine[Any, Any, Any]], vllm_url: str, i
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return Index.build(PASSAGES, path=tmp_path_factory.mktemp("index") / "docs")
+    return Index.build(
+        PASSAGES, path=tmp_path_factory.mktemp("index") / "docs", embedder="bert:all-minilm-l6-v2"
+    )
 
 
 def test_the_rag_pipeline_answers_and_its_tokens_are_counted_by_the_server(

@@ -99,7 +99,7 @@ def _check_embedder(
     engine = context.engine(source.step.pool)
     if fingerprint is None:
         raise InputError(
-            f"step {planned.name!r} searches index {index!r} by vector, but it was built without one; "
+            f"it searches index {index!r} by vector, but that was built without an embedder; "
             "search it by text=, or build it again with an embedder"
         )
     if engine.fingerprint != fingerprint:
