@@ -1,0 +1,67 @@
+"""Asyncio, written by hand: a semaphore and gather for the overhead, workers for the input and output."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from contest import FAST_S, INFLIGHT, JOIN_S, SLOW_S, main
+
+
+def passed(x: int) -> int:
+    return x
+
+
+def overhead(records: int) -> None:
+    async def work() -> None:
+        places = asyncio.Semaphore(INFLIGHT)
+
+        async def one(record: dict[str, int]) -> dict[str, int]:
+            async with places:
+                record = dict(record)
+                record["a"] = passed(record["x"])
+                record["b"] = passed(record["a"])
+                record["c"] = passed(record["b"])
+                record["d"] = passed(record["c"])
+                return record
+
+        await asyncio.gather(*(one({"x": x}) for x in range(records)))
+
+    asyncio.run(work())
+
+
+def io(records: int) -> None:
+    async def work() -> None:
+        left = iter(range(records))
+
+        async def worker() -> None:
+            for _ in left:
+                await asyncio.sleep(FAST_S)
+                await asyncio.sleep(SLOW_S)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(INFLIGHT):
+                group.create_task(worker())
+
+    asyncio.run(work())
+
+
+def join(times: int) -> list[float]:
+    async def branch() -> None:
+        await asyncio.sleep(JOIN_S["a"])
+        await asyncio.sleep(JOIN_S["b"])
+
+    async def once() -> float:
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(branch())
+            group.create_task(asyncio.sleep(JOIN_S["c"]))
+        return time.perf_counter() - began
+
+    async def work() -> list[float]:
+        return [await once() for _ in range(times)]
+
+    return asyncio.run(work())
+
+
+main(None, overhead=overhead, io=io, join=join)
