@@ -3,6 +3,7 @@
 PYTHON  ?= python3
 WORKERS ?= 2
 PROFILE ?= default
+TIMEOUT ?= 60
 
 UV    := uv==0.13.8
 VENV  := .venv
@@ -10,7 +11,7 @@ PY    := $(VENV)/bin/python
 SAGE  := $(VENV)/bin/sage
 STAMP := $(VENV)/.installed
 PIP   := $(PY) -m pip install --quiet --no-input --disable-pip-version-check
-TEST   = $(PY) -m pytest --hypothesis-profile=$(PROFILE)
+TEST   = $(PY) -m pytest --hypothesis-profile=$(PROFILE) --timeout=$(TIMEOUT)
 
 # The stamp holds the folder it was made in: in a clone that was moved or copied, install again.
 ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(CURDIR)"
@@ -37,6 +38,7 @@ test: models ## run the tests; ARGS="tests/graph -k plan" narrows
 	$(TEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: PROFILE = check
+check: TIMEOUT = 600
 check: sizes lint types test ## what CI runs: formatter, linter, strict types, tests with 2,000 examples a property
 
 lint: $(STAMP)
@@ -57,12 +59,14 @@ docs: $(STAMP) ## write into docs/ what can be read off the code: the command li
 	$(PY) docs/generate.py
 
 soak: PROFILE = soak
+soak: TIMEOUT = 7200
 soak: $(STAMP) ## run the property tests for long: 50,000 new examples each
-	$(TEST) -m hypothesis --timeout 7200 -n $(WORKERS) $(ARGS)
+	$(TEST) -m hypothesis -n $(WORKERS) $(ARGS)
 
+test-vllm: TIMEOUT = 600
 test-vllm: models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DIR whose `serve PORT` starts one
 	@test -n "$(VLLM)" || { echo >&2 "say which server: make test-vllm VLLM=http://127.0.0.1:8000/v1"; exit 2; }
-	$(TEST) -m vllm --vllm "$(VLLM)" --timeout 600 $(ARGS)
+	$(TEST) -m vllm --vllm "$(VLLM)" $(ARGS)
 
 bench-overhead: $(STAMP) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead.json
 	$(PY) benchmarks/overhead.py --out results/overhead.json $(ARGS)

@@ -1,0 +1,221 @@
+"""Writes what can be read off the code into the docs: ``cli.md`` as a whole, and marked tables of other pages.
+
+python docs/generate.py            write
+python docs/generate.py --check    end with 1 if something is not current
+"""  # noqa: INP001 - a script beside the pages it writes
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from sage.cli import VERBS, app
+from sage.scheduling.policy import AXES, PRESETS, Policy
+from sage.settings import VARIABLES
+
+DOCS = Path(__file__).parent
+PAGES = ("cli.md", "engines.md", "policies.md")
+
+_MARKED = re.compile(r"(<!-- generated: (?P<what>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+QUESTIONS = {
+    "admit": "whether a job gets in",
+    "share": "whose turn it is",
+    "order": "which task is next",
+    "place": "on which endpoint",
+    "limit": "how many calls at once an endpoint gets",
+    "batch": "which tasks share one call",
+}
+
+
+def written(page: Path) -> str:
+    """What a page should say."""
+    if page.name == "cli.md":
+        return "\n".join(cli_lines(command(), "sage"))
+    tables = {"axes": axes, "presets": presets, "variables": variables}
+    return _MARKED.sub(
+        lambda found: found[1] + "\n".join(tables[found["what"]]()) + "\n" + found[3],
+        page.read_text(encoding="utf-8"),
+    )
+
+
+# ---- the command line
+
+
+def command() -> Any:
+    """The whole command line as one command object, of typer's own kind, with every verb imported."""
+    root: Any = typer.main.get_command(app)
+    for verb in VERBS:
+        root.commands[verb] = typer.main.get_command(importlib.import_module(f"sage.cli.{verb}").app)
+    return root
+
+
+def cli_lines(root: Any, name: str) -> Iterator[str]:
+    """The page about the command line, verb by verb."""
+    yield "# The command line"
+    yield ""
+    yield "<!-- written by docs/generate.py: type make docs -->"
+    yield ""
+    yield paragraph(root.help)
+    yield ""
+    yield "Exit codes: 0 done, 1 some records failed, 2 a fault in what was typed or in a pipeline, 3 an engine cannot be"
+    yield "reached, 130 interrupted. With `--json` a verb prints one JSON object on stdout; progress and warnings go to stderr."
+    yield ""
+    yield from table(
+        ("verb", ""),
+        ((f"[`{name} {verb}`](#{name}-{verb})", first_sentence(sub.help)) for verb, sub in commands_of(root)),
+    )
+    for verb, sub in commands_of(root):
+        yield from verb_lines(sub, f"{name} {verb}", level=2)
+    yield ""
+
+
+def verb_lines(verb: Any, name: str, level: int) -> Iterator[str]:
+    """One verb: how it is typed, what it does, its arguments and options; then the verbs inside it."""
+    yield ""
+    yield f"{'#' * level} `{name}`"
+    yield ""
+    yield paragraph(verb.help)
+    parameters = [item for item in verb.params if not item.hidden and item.name != "help"]
+    if parameters:
+        arguments = " ".join(map(usage, filter(is_argument, parameters)))
+        options = " [OPTIONS]" if not all(map(is_argument, parameters)) else ""
+        yield ""
+        yield f"`{name}{options}{' ' if arguments else ''}{arguments}`"
+        yield ""
+        yield from table(("", ""), ((spelling(item), meaning(item)) for item in parameters))
+    for inner, sub in commands_of(verb):
+        yield from verb_lines(sub, f"{name} {inner}", level + 1)
+
+
+def commands_of(group: Any) -> list[tuple[str, Any]]:
+    """Name and command of everything inside a group that is not hidden."""
+    return [(name, sub) for name, sub in getattr(group, "commands", {}).items() if not sub.hidden]
+
+
+def is_argument(parameter: Any) -> bool:
+    """Whether it stands in its place, without a name."""
+    return not parameter.opts[0].startswith("-")
+
+
+def usage(argument: Any) -> str:
+    """An argument in a usage line."""
+    name = f"{(argument.metavar or argument.name).upper()}{'…' if argument.nargs < 0 or argument.multiple else ''}"
+    return name if argument.required else f"[{name}]"
+
+
+def spelling(parameter: Any) -> str:
+    """How a parameter is typed."""
+    if is_argument(parameter):
+        return f"`{usage(parameter)}`"
+    names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    takes_value = not (parameter.is_flag or parameter.count)
+    return names + (f" {(parameter.metavar or parameter.name).upper()}" if takes_value else "")
+
+
+def meaning(parameter: Any) -> str:
+    """What a parameter says, with its default."""
+    text = paragraph(parameter.help).rstrip(".")
+    choices = getattr(parameter.type_descriptor, "choices", None)
+    if choices:
+        text += f". One of {', '.join(f'`{choice.value}`' for choice in choices)}"
+    default = parameter.default
+    if parameter.required:
+        return text if is_argument(parameter) else f"{text}. Required"
+    if default in (None, False, "", []) or callable(default) or parameter.show_default is False:
+        return text
+    return f"{text}. Default: `{getattr(default, 'value', default)}`"
+
+
+def paragraph(text: str | None) -> str:
+    """A help text as Markdown: paragraphs kept, lines joined."""
+    parts = re.split(r"\n\s*\n", inspect.cleandoc(text or ""))
+    return "\n\n".join(" ".join(part.split()) for part in parts).replace("|", r"\|")
+
+
+def first_sentence(text: str | None) -> str:
+    """The start of a help text, for a list."""
+    return re.split(r"(?<=\.)\s", paragraph(text), maxsplit=1)[0]
+
+
+# ---- tables
+
+
+def table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
+    """A Markdown table."""
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def axes() -> Iterator[str]:
+    """Every member of every axis of a policy: its arguments, and what its docstring says, under a heading per axis."""
+    default = Policy()
+    for axis, registry in AXES.items():
+        yield ""
+        yield f"### `{axis}`: {QUESTIONS[axis]}"
+        yield ""
+        for name, member in registry.items():
+            parameters = inspect.signature(member).parameters.values()
+            said = [f"{p.name}={p.default}" for p in parameters if p.default is not p.empty]
+            arguments = ", ".join(said)
+            chosen = " (default)" if getattr(default, axis) == name else ""
+            taken = f", or with arguments `{name}({arguments})`" if arguments else ""
+            yield wrapped(f"**`{name}`**{chosen}{taken}. {said_of(name, member)}")
+    yield ""
+
+
+def said_of(name: str, member: Any) -> str:
+    """The docstring of a policy's member in one paragraph, its "When:" and "Source:" set off."""
+    text = " ".join((member.__doc__ or "").replace("``", "`").split()).removeprefix(f"`{name}`: ")
+    for word in ("When:", "When not:", "Source:"):
+        text = text.replace(f" {word}", f" *{word}*")
+    return text[0].upper() + text[1:]
+
+
+def wrapped(text: str) -> str:
+    """An item of a list."""
+    return textwrap.fill(
+        text, 118, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def presets() -> Iterator[str]:
+    """Every preset and what it chooses."""
+    shown = ("order", "place", "share", "admit", "limit", "batch")
+    rows = (
+        (f"`{name}`", *(f"`{getattr(preset, axis)}`" for axis in shown)) for name, preset in PRESETS.items()
+    )
+    yield from table(("preset", *shown), rows)
+
+
+def variables() -> Iterator[str]:
+    """Every environment variable."""
+    yield from table(("variable", ""), ((f"`{name}`", what) for name, what in VARIABLES.items()))
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or say which are not current."""
+    stale = []
+    for page in (DOCS / name for name in PAGES):
+        text = written(page)
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            stale.append(page)
+            if "--check" not in arguments:
+                page.write_text(text, encoding="utf-8")
+    for page in stale:
+        sys.stdout.write(f"{'stale' if '--check' in arguments else 'written'}: {page.name}\n")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
