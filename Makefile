@@ -20,7 +20,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install models demo test check lint types sizes format docs soak test-vllm bench-overhead bench-peers lock clean
+.PHONY: examples help install models demo test check lint types sizes format docs soak test-vllm bench-overhead bench-peers lock clean
 
 help: ## print this list
 	@echo "make COMMAND [PYTHON=python3.12]"
@@ -73,6 +73,9 @@ bench-overhead: $(STAMP) ## what SAGE itself costs, beside asyncio written by ha
 
 bench-peers: $(STAMP) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)
+
+examples: models ## run the ten pipelines of examples/ on the embedded models; ARGS="04_agent --records 1" narrows
+	$(PY) examples/run_ten.py $(ARGS)
 
 lock: ## write requirements/lock.txt anew from pyproject.toml; UPGRADE=--upgrade takes the newest versions
 	@"$(PYTHON)" -m venv build/lock

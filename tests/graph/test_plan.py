@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sage import Passage, Pipeline, PipelineError
 from sage.errors import InputError
-from sage.ops import embed, generate, search, step, template
+from sage.ops import embed, generate, register, search, step, template
+from sage.ops.functions import FUNCTIONS
 
 RAG = {
     "answer": generate("{prompt}", max_tokens=96),
@@ -155,3 +156,35 @@ def test_every_cycle_is_found(reads: dict[str, list[str]], data: st.DataObject) 
     back = data.draw(st.sampled_from(sorted(ancestors | {first})))
     steps = {name: summing([*needs, first] if name == back else needs) for name, needs in reads.items()}
     assert "cycle" in faults_of(lambda: Pipeline("g", **steps))[0]
+
+
+def test_a_plain_function_cannot_have_a_timeout_and_says_so_at_once() -> None:
+    with pytest.raises(InputError, match="make it async"):
+        step(lambda x: x).timeout(s=1)
+
+
+def test_a_reference_inside_a_comparison_of_a_filter_is_refused() -> None:
+    with pytest.raises(InputError, match="inside a comparison"):
+        search("docs", text="{q}", where={"year": {"gte": "{since}"}})
+
+
+def test_the_same_function_may_be_registered_again_and_another_may_not() -> None:
+    def define(value: int) -> Callable[[int], int]:
+        def graded(x: int) -> int:
+            return x + value
+
+        return graded
+
+    def graded(x: int) -> int:
+        return x
+
+    register(define(1))
+    again = register(define(2))
+    assert FUNCTIONS["graded"] is again
+    with pytest.raises(InputError, match="already registered"):
+        register(graded)
+
+
+def test_a_misspelt_input_says_what_to_rename() -> None:
+    with pytest.raises(InputError, match="rename the record's field 'qestion' to 'question'"):
+        Pipeline("p", line=template("Q: {question}"))(qestion="why?")

@@ -15,7 +15,24 @@ from sage import Pipeline
 from sage.errors import InputError, PipelineError
 from sage.graph.form_write import write_form
 from sage.graph.yaml import MAX_BYTES
-from sage.ops import OPERATORS, Batch, each, embed, generate, register, search, step, template
+from sage.ops import (
+    OPERATORS,
+    Batch,
+    each,
+    embed,
+    first_of,
+    generate,
+    loop,
+    nested,
+    parse_json,
+    register,
+    rerank,
+    route,
+    search,
+    sentences,
+    step,
+    template,
+)
 from sage.ops.functions import FUNCTIONS
 
 RAG_YAML = """\
@@ -34,6 +51,9 @@ RAG = Pipeline(
     prompt=template("Answer from the passages only. {passages} {question}"),
     answer=generate("{prompt}", max_tokens=96),
 )
+
+
+TURN = Pipeline("turn", more=template("{n}+"), done=lambda more: len(more) > 3)
 
 
 @register
@@ -102,6 +122,7 @@ def test_a_modifier_is_written_and_read(key: str) -> None:
 
 
 STEPS = {
+    "rerank": rerank("{hits.best}", by="{q} {r}", k="{depth}", engine="small"),
     "where": search("docs", text="{q}", where={"topic": "{t}", "a.b": [1, 2.5], "on": True, "": None}),
     "references": search("{docs}", near="hits[0].vector", k="{depth}"),
     "conversation": generate(messages="{history}", system="Be {mood}.", full=True, stop=["\n", "x"]),
@@ -125,6 +146,147 @@ def test_what_goes_without_saying_is_not_written() -> None:
     assert "{fn: graded_for_yaml}" in Pipeline("p", score=graded_for_yaml).to_yaml()
 
 
+# ---- control flow
+
+INNER = Pipeline("inner", note=template("{text}!"), line=sentences("note")).outputs("line")
+FLOWS_YAML = """\
+pipeline: flows
+steps:
+  said:      {pipeline: inner, outputs: [line], steps: {note: {template: "{text}!"}, line: {sentences: note}}}
+  renamed:
+    pipeline:
+      pipeline: inner
+      outputs: [line]
+      steps:
+        note: {template: "{text}!"}
+        line: {sentences: note}
+    inputs: {text: "{question}"}
+    when: said
+  summaries: {each: chunks, body: {generate: "Summarise: {chunk}"}, item: chunk, max_concurrency: 4}
+  replied:
+    route: "{intent}"
+    to: {small talk: {generate: "{question}"}, look up: {fn: graded_for_yaml}}
+    default: {template: Ask me something else.}
+    step: {default: ""}
+  best:      {first_of: [{generate: "{question}"}, {generate: "{question}", engine: quick}]}
+  safe:      {generate: "{best}", fallback: {template: "Sorry, {user}."}}
+  grown:     {parse_json: best}
+  turns:
+    loop:
+      pipeline: turn
+      inputs: [draft, unit]
+      steps:
+        better: {generate: "Make this better, as much as there is room for in the answer: {draft}"}
+        grade:  {fn: graded_for_yaml, answer: "{better}"}
+    until: {template: "{grade}"}
+    carry: {draft: better}
+    max_steps: 3
+"""
+FLOWS = Pipeline(
+    "flows",
+    said=INNER,
+    renamed=INNER.rename(text="{question}").when("said"),
+    summaries=each("chunks", generate("Summarise: {chunk}"), item="chunk", max_concurrency=4),
+    replied=route(
+        "{intent}",
+        {"small talk": generate("{question}"), "look up": graded_for_yaml},
+        default=template("Ask me something else."),
+    ).default(""),
+    best=first_of(generate("{question}"), generate("{question}", engine="quick")),
+    safe=generate("{best}").fallback(template("Sorry, {user}.")),
+    grown=parse_json("best"),
+    turns=loop(
+        Pipeline(
+            "turn",
+            better=generate("Make this better, as much as there is room for in the answer: {draft}"),
+            grade=step(graded_for_yaml, answer="{better}"),
+        ).with_inputs("draft", "unit"),
+        until=template("{grade}"),
+        carry={"draft": "better"},
+        max_steps=3,
+    ),
+)
+
+
+def test_control_flow_loads_to_what_python_declares() -> None:
+    assert Pipeline.from_yaml(FLOWS_YAML) == FLOWS
+
+
+def test_control_flow_is_written_as_one_would_write_it() -> None:
+    assert FLOWS.to_yaml() == FLOWS_YAML
+
+
+def test_control_flow_from_a_file_runs() -> None:
+    pipeline = Pipeline.from_yaml("""\
+pipeline: p
+steps:
+  marks: {each: words, body: {pipeline: mark, steps: {marked: {template: "{word}{mark}"}}}, item: word}
+  final:
+    loop: {pipeline: turn, steps: {longer: {template: "{text}."}, over: {template: "{full}"}}}
+    until: over
+    carry: {text: longer, full: text}
+""")
+    record = pipeline(words=["a", "b"], mark="!", text="", full="")
+    assert record["final"] == {"text": "..", "longer": "...", "full": ".", "over": ".", "stopped": "until"}
+    assert record["marks"] == [
+        {"word": "a", "mark": "!", "marked": "a!"},
+        {"word": "b", "mark": "!", "marked": "b!"},
+    ]
+
+
+def test_each_fault_in_a_body_is_told_with_its_line_and_the_steps_around_it() -> None:
+    with pytest.raises(PipelineError) as caught:
+        Pipeline.from_yaml(
+            """\
+pipeline: p
+steps:
+  notes:
+    each: chunks
+    body:
+      pipeline: note
+      steps:
+        a: {genrate: x}
+        b: {template: "{b}"}
+        _c: {template: x}
+  answer:
+    route: "{intent}"
+    to: {chat: {template: 5}, search: nowhere}
+  turns: {loop: {pipeline: turn, stps: {}}, until: done}
+  race: {first_of: {generate: x}}
+  only: {first_of: [{generate: x}]}
+  safe: {generate: x, fallback: {template: {}}}
+  more: {each: xs, body: {template: "{a} {b}"}, step: {default: 1, on_error: skp}}
+  sub: {pipeline: {pipeline: inner, steps: {x: {template: "{y}"}}}, inputs: {z: x}}
+"""
+        )
+    assert [str(fault) for fault in caught.value.faults] == [
+        "step 'notes.body.a': names no operator; unknown operator 'genrate': did you mean 'generate'? (line 8)",
+        "step 'notes.body._c': a field's name does not start with an underscore; rename the step (line 10)",
+        "step 'notes.body.b': is part of a cycle: 'b' -> 'b'; a step cannot need its own result (line 9)",
+        "step 'answer.to.chat': template is 5: expected 'str', got 'int' (line 13)",
+        "step 'answer.to.search': is 'nowhere', expected {OPERATOR: …} such as {template: 'Hello'} (line 13)",
+        "step 'turns': unknown key 'stps': did you mean 'steps'? (line 14)",
+        "step 'turns': it has no steps; expected steps: {FIELD: {OPERATOR: …}} (line 14)",
+        "step 'race': is {'generate': 'x'}, expected a list of steps or pipelines (line 15)",
+        "step 'only': first_of needs at least two racers, got 1 (line 16)",
+        "step 'safe.fallback': template is {}: expected 'str', got 'object' (line 17)",
+        "step 'more': step takes only 'on_error' here, got 'default' (line 18)",
+        "step 'more': on_error is 'skp': invalid enum value 'skp' (line 18)",
+        "step 'sub': pipeline 'inner' has no input 'z': choose from 'y' (line 19)",
+    ]
+
+
+def test_what_is_nested_too_deep_to_be_read_is_not_written() -> None:
+    pipeline = Pipeline("p0", x=template("{y}"))
+    for number in range(9):
+        pipeline = Pipeline(f"p{number + 1}", inner=pipeline.rename(y="{y}"), x=template("{inner}"))
+        assert Pipeline.from_yaml(pipeline.to_yaml()) == pipeline
+    with pytest.raises(InputError, match=r"nested 4[0-9] deep in YAML, more than the 40"):
+        for _ in range(12):
+            pipeline = Pipeline("p", inner=nested(pipeline, y="{y}"))
+            pipeline.to_yaml()
+
+
 # ---- what cannot be written
 
 
@@ -137,8 +299,9 @@ def test_what_goes_without_saying_is_not_written() -> None:
         (step(looked_up_for_yaml, x=float("nan")), "x=nan"),
         (step(looked_up_for_yaml, x=10**40), "x is a number of more than 30 digits"),
         (step(looked_up_for_yaml, x={1: 2}), r"x=\{1: 2\} is of type 'dict'"),
-        (each("chunks", template("{item}!")), "each holds other pipelines, for which YAML has no form"),
-        (generate("x").fallback(template("y")), "its fallback is another step"),
+        (each("xs", lambda x: x), "step 'made.body' cannot be written.*'<lambda>' is not registered"),
+        (first_of(template("x"), TURN.rename(n="{m}")), r"step 'made\[1\].done' cannot .*'<lambda>' is not"),
+        (loop(TURN, until=lambda done: done), "step 'made.done' cannot be written.*'<lambda>'"),
         (step(looked_up_for_yaml, retry="{x}"), "it would load as another step"),
     ],
 )
@@ -199,10 +362,8 @@ steps:
         ("steps: {a: {template: x}}", "it has no name; begin with pipeline: NAME"),
         ("pipeline: 7\nsteps: {a: {template: x}}", r"its name is 7, expected text.*\(line 1\)"),
         ("pipeline: p", "it has no steps"),
-        (
-            "pipeline: p\nsteps: {a: {each: x, body: y}}",
-            "each holds other pipelines, for which YAML has no form",
-        ),
+        ("pipeline: p\nsteps: {a: {each: x, body: y}}", r"step 'a.body': is 'y', expected {OPERATOR: …}"),
+        ("pipeline: p\nsteps: {a: {each: x}}", "each needs body: as well"),
         ("pipeline: p\nsteps: [a]", r"steps is \['a'\]; expected steps:"),
         ("pipeline: p\nsteps: {a: {template: null}}", "template is empty: expected 'str', got 'null'"),
         ("pipeline: p\nsteps: {a: {template: x, batch: {max_items: 3}}}", "has no option 'batch'"),
@@ -335,11 +496,6 @@ FIELDS = st.sampled_from(["vector", "{hits[0].vector}", "x.y"])
 WHOLE = st.integers(1, 9) | st.just("{k}")
 
 
-def _modified(made: Any, attempts: int | None, timeout_s: float | None) -> Any:
-    made = made if attempts is None else made.retry(attempts)
-    return made if timeout_s is None else made.timeout(s=timeout_s)
-
-
 BARE_STEPS = st.one_of(
     st.builds(template, TEXTS),
     st.builds(embed, TEXTS, engine=st.sampled_from(["embedder", "other"])),
@@ -351,7 +507,7 @@ BARE_STEPS = st.one_of(
         stop=st.none() | st.lists(TEXTS, max_size=2),
     ),
     st.builds(
-        search,
+        lambda index, **options: _fitting(lambda: search(index, **options)),
         TEXTS.filter(bool),
         near=FIELDS,
         text=st.none() | TEXTS,
@@ -360,11 +516,98 @@ BARE_STEPS = st.one_of(
     ),
     st.builds(lambda **bound: step(looked_up_for_yaml, **bound), first=PLAIN, second=TEXTS),
 )
-ANY_STEP = st.builds(
-    _modified, BARE_STEPS, st.none() | st.integers(1, 5), st.none() | st.floats(1e-6, 1e6, allow_nan=False)
-)
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True) | TEXTS.filter(
     lambda text: text != "" and not text.startswith("_")
+)
+
+
+def _modified(made: Any, modifiers: dict[str, Any]) -> Any:
+    for modifier, value in modifiers.items():
+        if modifier != "fallback" or made.otherwise is None:
+            with contextlib.suppress(InputError):  # a plain function has no timeout
+                made = getattr(made, modifier)(value)
+    return made
+
+
+def _fitting(make: Callable[[], Any]) -> Any:
+    """A step, or a plain one where what was drawn for it does not fit together."""
+    try:
+        return make()
+    except (InputError, PipelineError):
+        return template("{x}")
+
+
+def _flows(bodies: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Every construct around these bodies."""
+    pipelines = st.builds(
+        _inner, NAMES.filter(str.strip), st.dictionaries(NAMES, bodies, min_size=1, max_size=3)
+    )
+    body = bodies | pipelines.filter(bool)
+    return st.one_of(
+        pipelines.filter(bool).map(nested),
+        st.builds(
+            lambda inner: nested(inner, **dict.fromkeys(inner.plan.inputs[:1], "{z.y}")),
+            pipelines.filter(bool),
+        ),
+        st.builds(
+            lambda made, item, most, error: _fitting(
+                lambda: each("xs", made, item=item, max_concurrency=most, on_error=error)
+            ),
+            body,
+            st.sampled_from(["x", "y"]),
+            st.integers(1, 64),
+            st.sampled_from(["fail", "skip"]),
+        ),
+        st.builds(
+            lambda label, to, other: _fitting(lambda: route(label, to, default=other)),
+            TEXTS,
+            st.dictionaries(TEXTS, body, min_size=1, max_size=2),
+            st.none() | body,
+        ),
+        st.builds(
+            lambda made, until: _fitting(lambda: _turns(made, until)),
+            pipelines.filter(bool),
+            st.none() | bodies,
+        ),
+        st.builds(lambda *racers: _fitting(lambda: first_of(*racers)), body, body),
+        st.builds(
+            lambda made, other: _fitting(lambda: made if made.otherwise else made.fallback(other)),
+            bodies,
+            body,
+        ),
+    )
+
+
+def _inner(name: str, steps: dict[str, Any]) -> Pipeline | None:
+    """A pipeline for a body, with its inputs said or its outputs narrowed, as its name has it."""
+    pipeline = _buildable(name, steps)
+    if pipeline is not None and len(name) % 3 == 0:
+        return pipeline.with_inputs(*reversed(pipeline.plan.inputs), "unread")
+    return pipeline.outputs(next(iter(steps))) if pipeline is not None and len(name) % 3 == 1 else pipeline
+
+
+def _turns(made: Pipeline, until: Any) -> Any:
+    last = next(iter(made.steps))
+    return loop(made, until=until or last, carry=dict.fromkeys(made.plan.inputs[:1], last))
+
+
+MODIFIERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "retry": st.integers(1, 5),
+        "timeout": st.floats(1e-6, 1e6, allow_nan=False),
+        "when": FIELDS,
+        "on_error": st.just("skip"),
+        "default": PLAIN,
+        "fallback": BARE_STEPS,
+    },
+)
+ANY_STEP = st.builds(
+    _modified,
+    st.recursive(
+        BARE_STEPS | st.builds(sentences, FIELDS) | st.builds(parse_json, FIELDS), _flows, max_leaves=4
+    ),
+    MODIFIERS,
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
+from weakref import WeakValueDictionary
 
 from sage.errors import InputError
 from sage.graph.plan import Plan, compile_plan
@@ -12,8 +13,11 @@ from sage.graph.step import Step
 
 __all__ = ["VALUE", "Body", "body_from"]
 
-#: The one field of a body that is a single step.
-VALUE = "value"
+#: The one field of a body that is a single step; no reference can name it, so nothing that a body reads is hidden.
+VALUE = "_value"
+
+#: Every TypedDict is a class of its own; equal records share one as long as it is in use, so that equal steps are equal.
+_RECORDS: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Body:
         if self.field is not None:
             return types[self.field]
         shown = self.plan.outputs if self.plan.outputs is not None else (*self.plan.inputs, *types)
-        return TypedDict(self.plan.name, {name: types.get(name, Any) for name in shown})  # type: ignore[operator]  # its functional form, with computed names
+        return _record_type(self.plan.name, {name: types.get(name, Any) for name in shown})
 
     def value(self, record: Mapping[str, Any]) -> Any:
         """The value in a finished record of the plan."""
@@ -54,6 +58,16 @@ class Body:
             if ref.name == name and not ref.parts
         ]
         return wanted[0] if len(wanted) == 1 else Any
+
+
+def _record_type(name: str, fields: Mapping[str, Any]) -> Any:
+    make: Any = TypedDict  # its functional form, with computed names, is beyond the type checker
+    name = "".join(letter if letter.isprintable() else "_" for letter in name)  # as a class may be called
+    key = (name, *fields.items())
+    try:
+        return _RECORDS.setdefault(key, make(name, dict(fields)))
+    except TypeError:  # one of the types cannot be hashed
+        return make(name, dict(fields))
 
 
 def body_from(name: str, made: Any) -> Body:

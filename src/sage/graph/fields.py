@@ -178,7 +178,9 @@ def _part(value: Any, part: str | int, ref: Ref) -> Any:
         key = part if part in value else str(part)
         if key in value:
             return value[key]
-        raise InputError(f"{{{ref}}}: there is no {key!r} in the mapping: {nearest(str(key), map(str, value))}")
+        raise InputError(
+            f"{{{ref}}}: there is no {key!r} in the mapping: {nearest(str(key), map(str, value))}"
+        )
     if isinstance(part, int):
         if isinstance(value, list | tuple) and part < len(value):
             return value[part]

@@ -1,31 +1,51 @@
-"""A pipeline as plain data, the way YAML says it: read into steps here, written in ``form_write``.
+"""One step as plain data, the way YAML says it: what may stand there, and the step that it makes.
 
-``{"pipeline": "rag", "steps": {"vector": {"embed": "{question}"}, …}}``, with ``inputs`` and ``outputs`` where they
-were said. A step names one operator, whose value is the operator's first argument; everything else are options of
-the operator, or the modifiers of MODIFIERS.
+A step names one operator, whose value is the operator's first argument; everything else are options of the operator,
+or the modifiers of MODIFIERS. An option annotated with ``Body`` holds a step or a pipeline of its own. Whole
+pipelines are read in ``form_read`` and written in ``form_write``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 
-from sage.errors import Fault, InputError, nearest
+from sage.errors import InputError, nearest
+from sage.graph.body import Body
 from sage.graph.fields import Argument
 from sage.graph.hints import hints_of
 from sage.graph.step import Batch, Step
 
-__all__ = ["MODIFIERS", "Operator", "Operators", "Written", "made", "problems", "read_form", "shown"]
+__all__ = [
+    "MODIFIERS",
+    "OWN",
+    "TOP",
+    "Given",
+    "Operator",
+    "Operators",
+    "Options",
+    "holds_bodies",
+    "is_pipeline",
+    "made",
+    "options_of",
+    "problems",
+    "shown",
+]
 
+#: What may be said of a pipeline.
 TOP = ("pipeline", "inputs", "outputs", "steps")
 
-#: Where something stands: the keys that lead to it.
-Path = tuple[str, ...]
+#: The option that holds modifiers whose name the operator has taken for an option of its own.
+OWN = "step"
+
+#: What is given to an operator: an argument, or the plans of its bodies.
+Given = Argument | Body | list[Body]
 
 
 class Operator(Protocol):
@@ -40,11 +60,11 @@ class Operator(Protocol):
         """Makes the step."""
 
     @property
-    def first(self) -> str | None:
+    def first(self) -> str:
         """The argument that stands under the operator's name."""
 
     @property
-    def given(self) -> Callable[[Step], Mapping[str, Argument]]:
+    def given(self) -> Callable[[Step], Mapping[str, Given]]:
         """The arguments that make a step again."""
 
 
@@ -66,171 +86,112 @@ MODIFIERS: Mapping[str, _Modifier] = {
     "on_error": _Modifier(Literal["skip", "fail"], Step.on_error),
     "default": _Modifier(Any, Step.default),
     "cache": _Modifier(Literal["memory", "disk"], Step.cache),
-    "fallback": _Modifier(str, Step.fallback),
+    "fallback": _Modifier(str | Body, Step.fallback),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A pipeline as it was written down, with everything found wrong on the way."""
+class Options:
+    """What a step of one operator may say."""
 
-    name: str
-    steps: Mapping[str, Step]
-    inputs: tuple[str, ...] | None = None  # None: derived
-    outputs: tuple[str, ...] | None = None  # None: every field
-    faults: tuple[Fault, ...] = ()
-
-
-def read_form(form: Any, operators: Operators, lines: Mapping[Path, int] | None = None) -> Written:
-    """The pipeline that plain data says. A step that is wrong leaves a fault, and a step in its place.
-
-    Args:
-        form: what a YAML or JSON file holds.
-        operators: by name.
-        lines: the line each key stands on, by the keys that lead to it; told in faults.
-
-    Raises:
-        InputError: it is no pipeline at all.
-    """
-    if not isinstance(form, dict):
-        raise InputError(
-            f"expected a mapping with 'pipeline' and 'steps', got {shown(form)}; give a file as a Path"
-        )
-    return _Form(form, operators, lines or {}).read()
+    first: Any  # the type of the value under the operator's name
+    types: Mapping[str, Any]  # of the options
+    required: tuple[str, ...]
+    takes_any: bool  # it has no fixed options, as a function step
+    modifiers: Mapping[str, _Modifier]
+    own: Mapping[str, _Modifier]  # those whose names are taken by options; they stand under OWN
 
 
-@dataclass(slots=True)
-class _Form:
-    """One pipeline being read."""
+def is_pipeline(said: Any, operators: Operators) -> bool:
+    """Whether a body says a pipeline (``pipeline: NAME`` and ``steps``) rather than a single step."""
+    if not isinstance(said, dict) or isinstance(said.get("pipeline"), dict | Body | Step):
+        return False
+    named = [key for key in said if key in operators]
+    return named == ["pipeline"] or (not named and "steps" in said)
 
-    form: dict[str, Any]
-    operators: Operators
-    lines: Mapping[Path, int]
-    faults: list[Fault] = field(default_factory=list)
 
-    def read(self) -> Written:
-        for key in self.form:
-            if key not in TOP:
-                self._fault(None, f"unknown key {key!r}: {nearest(key, TOP)}", (key,))
-        name = self.form.get("pipeline")
-        if not isinstance(name, str) or not name.strip():
-            said = "it has no name" if name is None else f"its name is {shown(name)}, expected text"
-            self._fault(None, f"{said}; begin with pipeline: NAME", ("pipeline",))
-            name = "unnamed"
-        steps = self._steps()
-        return Written(name, steps, self._names("inputs"), self._names("outputs"), tuple(self.faults))
+def holds_bodies(hint: Any) -> bool:
+    """Whether an option of this type is, or may be, made of bodies."""
+    return hint is Body or any(map(holds_bodies, get_args(hint)))
 
-    def _names(self, key: str) -> tuple[str, ...] | None:
-        names = self.form.get(key)
-        if names is None:
-            return None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            self._fault(None, f"{key} is {shown(names)}, expected a list of field names", (key,))
-            return None
-        return tuple(names)
 
-    def _steps(self) -> dict[str, Step]:
-        said = self.form.get("steps")
-        if not isinstance(said, dict) or not said:
-            got = "it has no steps" if not said else f"steps is {shown(said)}"
-            self._fault(None, f"{got}; expected steps: {{FIELD: {{OPERATOR: …}}}}", ("steps",))
-            return {}
-        steps: dict[str, Step] = {}
-        for name, options in said.items():
-            try:
-                steps[name] = self._step(name, options)
-            except InputError as error:
-                self._fault(name, str(error), ("steps", name))
-                steps[name] = Step(operator="?", arguments={})
-        return steps
-
-    def _step(self, name: str, options: Any) -> Step:
-        """One step; each thing wrong with its options is a fault of its own."""
-        if not isinstance(options, dict) or not options:
-            raise InputError(f"is {shown(options)}, expected {{OPERATOR: …}} such as {{template: 'Hello'}}")
-        operator = _operator(options, self.operators)
-        wrong = False
-        for option, problem in problems(operator, options):
-            self._fault(name, problem, ("steps", name, option))
-            wrong = True
-        return Step(operator="?", arguments={}) if wrong else made(operator, options)
-
-    def _fault(self, step: str | None, message: str, path: Path) -> None:
-        while path and path not in self.lines:
-            path = path[:-1]
-        self.faults.append(Fault(step, f"{message} (line {self.lines[path]})" if path else message))
+@functools.lru_cache(maxsize=256)
+def options_of(make: Callable[..., Step]) -> Options:
+    """What a step of an operator may say, from the signature of what makes it."""
+    parameters = inspect.signature(make).parameters
+    types, _ = hints_of(make)
+    keywords = {name: item for name, item in parameters.items() if item.kind is item.KEYWORD_ONLY}
+    return Options(
+        first=types.get(next(iter(parameters)), Any),
+        types={name: types.get(name, Any) for name in keywords},
+        required=tuple(name for name, item in keywords.items() if item.default is item.empty),
+        takes_any=any(item.kind is item.VAR_KEYWORD for item in parameters.values()),
+        modifiers={key: modifier for key, modifier in MODIFIERS.items() if key not in parameters},
+        own={key: modifier for key, modifier in MODIFIERS.items() if key in parameters},
+    )
 
 
 def made(operator: Operator, options: Mapping[str, Any]) -> Step:
-    """The step that sound options make.
+    """The step that sound options make; bodies stand in them as a Body or a Step.
 
     Raises:
         InputError: the operator refuses them.
     """
-    modifiers = _modifiers(operator)
-    given = {key: value for key, value in options.items() if key != operator.name and key not in modifiers}
+    known = options_of(operator.make)
+    taken = {operator.name, *known.modifiers} | ({OWN} if known.own else set())
+    given = {key: value for key, value in options.items() if key not in taken}
     if isinstance(given.get("batch"), dict):
         given["batch"] = _batch(given["batch"])
     first = options[operator.name]
     step = operator.make(*(() if first is None else (first,)), **given)
-    for key, modifier in modifiers.items():
-        if key in options:
-            step = modifier.change(step, options[key])
+    said = {key: value for key, value in options.items() if key in known.modifiers}
+    said |= options.get(OWN, {}) if known.own else {}
+    for key, modifier in MODIFIERS.items():
+        if key in said:
+            step = modifier.change(step, said[key])
     return step
 
 
-def _modifiers(operator: Operator) -> dict[str, _Modifier]:
-    """Those that are not also the name of an option."""
-    options = inspect.signature(operator.make).parameters
-    return {key: modifier for key, modifier in MODIFIERS.items() if key not in options}
-
-
-def _operator(options: Mapping[str, Any], operators: Operators) -> Operator:
-    """The operator a step names. If it names two, the one that takes any option, such as a function."""
-    named = [operators[key] for key in options if key in operators]
-    if len(named) > 1:
-        named = [operator for operator in named if _takes_any(operator)] or named
-    if len(named) > 1:
-        raise InputError(
-            f"names the operators {', '.join(repr(operator.name) for operator in named)}; expected one, "
-            "make a step of each"
-        )
-    if not named:
-        key = next((key for key in options if nearest(key, operators).startswith("did")), next(iter(options)))
-        raise InputError(f"names no operator; unknown operator {key!r}: {nearest(key, operators)}")
-    if named[0].first is None:
-        raise InputError(
-            f"{named[0].name} holds other pipelines, for which YAML has no form; declare it in Python"
-        )
-    return named[0]
-
-
 def problems(operator: Operator, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is wrong with the options of a step, as (option, sentence)."""
-    parameters = inspect.signature(operator.make).parameters
-    first = next(iter(parameters))
-    types, _ = hints_of(operator.make)
-    known = {
-        name: types.get(name, Any) for name, item in parameters.items() if item.kind is item.KEYWORD_ONLY
-    } | {key: modifier.type for key, modifier in _modifiers(operator).items()}
-    if "batch" in known:
-        known["batch"] = dict[str, float]
-    problems: list[tuple[str, str]] = []
+    """What is wrong with the options of a step, as (option, sentence). Bodies are not looked at."""
+    own = options_of(operator.make)
+    types = {**own.types, **{key: modifier.type for key, modifier in own.modifiers.items()}}
+    types |= {"batch": dict[str, float]} if "batch" in types else {}
+    types |= {OWN: dict[str, Any]} if own.own else {}
+    problems = [
+        (operator.name, f"{operator.name} needs {name}: as well")
+        for name in own.required
+        if name not in options
+    ]
     for option, value in options.items():
         if option == operator.name:
-            expected = Any if value is None and parameters[first].default is None else types.get(first, Any)
-        elif option in known or (_takes_any(operator) and option != "batch"):
-            expected = known.get(option, Any)
+            expected = own.first
+        elif option in types or (own.takes_any and option != "batch"):
+            expected = types.get(option, Any)
         else:
-            problems.append((option, f"{operator.name} has no option {option!r}: {nearest(option, known)}"))
+            problems.append((option, f"{operator.name} has no option {option!r}: {nearest(option, types)}"))
             continue
         if reason := _mismatch(value, expected):
             problems.append((option, f"{option} is {shown(value)}: {reason}"))
+        elif option == OWN and own.own:
+            problems += _own_problems(value, own.own)
+    return problems
+
+
+def _own_problems(said: Mapping[str, Any], clashing: Mapping[str, _Modifier]) -> list[tuple[str, str]]:
+    problems: list[tuple[str, str]] = []
+    for key, value in said.items():
+        if key not in clashing:
+            problems.append((OWN, f"{OWN} takes only {', '.join(map(repr, clashing))} here, got {key!r}"))
+        elif reason := _mismatch(value, clashing[key].type):
+            problems.append((OWN, f"{key} is {shown(value)}: {reason}"))
     return problems
 
 
 def _mismatch(value: Any, hint: Any) -> str | None:
     """Why a value from a file does not fit an annotation; None if it does."""
+    if holds_bodies(hint):
+        return None
     try:
         msgspec.convert(value, hint)
     except TypeError:  # an annotation that msgspec cannot check; the operator will
@@ -253,11 +214,6 @@ def _batch(said: Mapping[str, Any]) -> Batch:
         return msgspec.convert(said, Batch)
     except msgspec.ValidationError as error:
         raise InputError(f"batch is {shown(said)}: {error}".replace("`", "'")) from error
-
-
-def _takes_any(operator: Operator) -> bool:
-    kinds = [parameter.kind for parameter in inspect.signature(operator.make).parameters.values()]
-    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def shown(value: Any) -> str:

@@ -2,19 +2,21 @@
 
 The method is that of Sugiyama, Tagawa and Toda ("Methods for visual understanding of hierarchical system
 structures", IEEE Trans. SMC 1981), simplified: levels are given, an edge over several levels passes through an
-empty place in each, and places are ordered by the mean of their neighbours.
+empty place in each, and places are ordered by the mean of their neighbours. A body is drawn the same way, inside the
+box of its step.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 
-from sage.graph.plan import Plan
+from sage.graph.body import VALUE, Body
+from sage.graph.plan import Plan, PlannedStep
+from sage.graph.step import Step
 
-__all__ = ["svg"]
+__all__ = ["labelled", "levels", "shown_label", "svg"]
 
 NAME_PX = 8.0  # width of one character of a name at 13 px, and of the line below it at 11 px
 BELOW_PX = 6.6
@@ -26,6 +28,8 @@ INPUT_HEIGHT = 30.0
 GAP_X = 26.0
 GAP_Y = 46.0
 MARGIN = 20.0
+INSET = 12.0  # around what is inside a box
+TITLE_HEIGHT = 18.0  # of a body's title
 SWEEPS = 12
 MAX_SHOWN = 40  # characters of a name
 
@@ -48,6 +52,37 @@ STYLE = """
 """
 
 
+def levels(plan: Plan) -> dict[str, int]:
+    """Step -> how many steps must run before it, one after the other, and itself: steps of one level can overlap."""
+    found: dict[str, int] = {}
+    for step in plan.steps:
+        found[step.name] = 1 + max((found[name] for name in step.after), default=0)
+    return found
+
+
+def labelled(step: Step) -> dict[str, Body]:
+    """The plans inside a step by their label, its fallback last."""
+    return {**step.bodies, **({} if step.otherwise is None else {"fallback": step.otherwise})}
+
+
+def shown_label(label: str) -> str:
+    """A body's label for a reader: a route's branch by the value that leads to it."""
+    return label.removeprefix("to.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """A finished picture of a plan, to be put somewhere."""
+
+    title: str
+    width: float
+    height: float
+    lines: tuple[str, ...]
+
+    def at(self, x: float, y: float) -> str:
+        return "\n".join([f'<g transform="translate({x:.1f} {y:.1f})">', *self.lines, "</g>"])
+
+
 @dataclass(slots=True, eq=False)
 class _Place:
     """A box, or the point where an edge passes a level."""
@@ -57,6 +92,7 @@ class _Place:
     kind: str  # "input", "step", "model"; "" for a passing edge
     level: int
     x: float = 0.0  # of its middle
+    inside: tuple[_Drawing, ...] = ()  # the plans in it, side by side below its name
     above: list[_Place] = field(default_factory=list)
     under: list[_Place] = field(default_factory=list)
 
@@ -65,41 +101,67 @@ class _Place:
         if not self.kind:
             return LINE_WIDTH
         text = max(len(self.name) * NAME_PX, len(self.below) * BELOW_PX)
-        return max(MIN_WIDTH, text + 2 * PADDING)
+        inner = sum(drawing.width + INSET for drawing in self.inside)
+        return max(MIN_WIDTH, text + 2 * PADDING, inner + INSET if inner else 0.0)
 
     @property
     def height(self) -> float:
-        return {"": 0.0, "input": INPUT_HEIGHT}.get(self.kind, BOX_HEIGHT)
+        inner = max((drawing.height + TITLE_HEIGHT + INSET for drawing in self.inside), default=0.0)
+        return {"": 0.0, "input": INPUT_HEIGHT}.get(self.kind, BOX_HEIGHT + inner)
 
 
-def svg(plan: Plan, level: Mapping[str, int]) -> str:
-    """The picture of a plan whose steps stand at these levels, counted from 1; inputs stand above them."""
-    rows = _rows(plan, level)
-    for sweep in range(SWEEPS):
-        _order(rows, downwards=sweep % 2 == 0)
-    _spread(rows)
-    width = max((place.x + place.width / 2 for row in rows for place in row), default=0.0) + MARGIN
-    tops = list(
-        itertools.accumulate([INPUT_HEIGHT, *[BOX_HEIGHT] * (len(rows) - 1)], lambda y, h: y + h + GAP_Y)
-    )
-    middles = [MARGIN + top - (INPUT_HEIGHT if row == 0 else BOX_HEIGHT) / 2 for row, top in enumerate(tops)]
-    height = MARGIN + tops[-1] + MARGIN
-    drawn = [
-        _edge(place, child, middles) for row in rows for place in row if place.kind for child in place.under
-    ]
-    drawn += [_box(place, middles[place.level]) for row in rows for place in row if place.kind]
+def svg(plan: Plan) -> str:
+    """The picture of a plan: a level a row, inputs above, and what runs inside a step inside its box."""
+    drawing = _drawn(plan, plan.name)
+    width, height = drawing.width + 2 * MARGIN, drawing.height + 2 * MARGIN
     return (
         f'<svg class="sage-plan" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img">\n<title>{escape(plan.name)}</title>\n<style>{STYLE}</style>\n'
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path class="head" d="M0 0 8 4 0 8z"/></marker></defs>\n'
-        + "\n".join(drawn)
-        + "\n</svg>\n"
+        f"{drawing.at(MARGIN, MARGIN)}\n</svg>\n"
     )
 
 
-def _rows(plan: Plan, level: Mapping[str, int]) -> list[list[_Place]]:
+def _drawn(plan: Plan, title: str) -> _Drawing:
+    rows = _rows(plan)
+    for sweep in range(SWEEPS):
+        _order(rows, downwards=sweep % 2 == 0)
+    _spread(rows)
+    heights = [max((place.height for place in row), default=0.0) for row in rows]
+    middles: list[float] = []
+    top = 0.0
+    for height in heights:
+        middles.append(top + height / 2)
+        top += height + (GAP_Y if height else 0.0)
+    boxes = [place for row in rows for place in row if place.kind]
+    lines = [_edge(place, child, middles, heights) for place in boxes for child in place.under]
+    lines += [_box(place, middles[place.level]) for place in boxes]
+    width = max((place.x + place.width / 2 for row in rows for place in row), default=0.0)
+    return _Drawing(title, width, top - GAP_Y, tuple(lines))
+
+
+def _single(planned: PlannedStep, title: str) -> _Drawing:
+    """A body of one step: only its box, for it reads what the step around it reads."""
+    place = _placed(planned.step, planned.step.operator, planned.step.pool or "", 0)
+    place.x = place.width / 2
+    return _Drawing(title, place.width, place.height, (_box(place, place.height / 2),))
+
+
+def _placed(step: Step, name: str, below: str, level: int) -> _Place:
+    inside = tuple(
+        _drawn(body.plan, _short(f"{shown_label(label)}: {body.plan.name}"))
+        if body.field != VALUE
+        else _single(body.plan.step(VALUE), _short(shown_label(label)))
+        for label, body in labelled(step).items()
+    )
+    kind = "model" if step.pool else "step"
+    return _Place(_short(name), _short(below), kind, level, inside=inside)
+
+
+def _rows(plan: Plan) -> list[list[_Place]]:
     """Boxes by level, and for every edge over several levels a place in each of those between."""
+    level = levels(plan)
     inputs = [*plan.inputs, *plan.optional_inputs]
     rows: list[list[_Place]] = [[] for _ in range(max(level.values(), default=0) + 1)]
     boxes: dict[str, _Place] = {}
@@ -108,9 +170,7 @@ def _rows(plan: Plan, level: Mapping[str, int]) -> list[list[_Place]]:
     for step in plan.steps:
         operator, pool = step.step.operator, step.step.pool
         below = operator if pool is None else f"{operator} · {pool}"
-        boxes[step.name] = _Place(
-            _short(step.name), _short(below), "model" if pool else "step", level[step.name]
-        )
+        boxes[step.name] = _placed(step.step, step.name, below, level[step.name])
     for box in boxes.values():
         rows[box.level].append(box)
     for step in plan.steps:
@@ -168,7 +228,7 @@ def _spread(rows: list[list[_Place]]) -> None:
     left = min((place.x - place.width / 2 for row in rows for place in row), default=0.0)
     for row in rows:
         for place in row:
-            place.x += MARGIN - left
+            place.x -= left
 
 
 def _settle(row: list[_Place]) -> None:
@@ -195,17 +255,17 @@ def _pushed(row: list[_Place], wanted: list[float]) -> list[float]:
     return found
 
 
-def _edge(start: _Place, child: _Place, middles: list[float]) -> str:
+def _edge(start: _Place, child: _Place, middles: list[float], heights: list[float]) -> str:
     """A smooth line from box to box, through the places an edge passes."""
     x, y = start.x, middles[start.level] + start.height / 2
     path = [f"M{x:.1f} {y:.1f}"]
     while True:
-        end_y = middles[child.level] - (child.height / 2 if child.kind else BOX_HEIGHT / 2)
-        half = (y + end_y) / 2
+        end_y = middles[child.level] - (child.height if child.kind else heights[child.level]) / 2
+        half = (max(y, middles[child.level - 1] + heights[child.level - 1] / 2) + end_y) / 2
         path.append(f"C{x:.1f} {half:.1f} {child.x:.1f} {half:.1f} {child.x:.1f} {end_y:.1f}")
         if child.kind:
             return f'<path class="edge" marker-end="url(#head)" d="{" ".join(path)}"/>'
-        x, y = child.x, middles[child.level] + BOX_HEIGHT / 2
+        x, y = child.x, middles[child.level] + heights[child.level] / 2
         path.append(f"L{x:.1f} {y:.1f}")
         child = child.under[0]
 
@@ -218,11 +278,22 @@ def _box(place: _Place, middle: float) -> str:
         f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{place.width:.1f}" '
         f'height="{place.height:.1f}" rx="{radius:.0f}"/>'
     )
-    name_y = middle + (4.5 if not place.below else -3)
+    head = top + BOX_HEIGHT / 2 if place.inside else middle
+    name_y = head + (4.5 if not place.below else -3)
     text = f'<text class="name" x="{place.x:.1f}" y="{name_y:.1f}">{escape(place.name)}</text>'
     if place.below:
-        text += f'<text class="below" x="{place.x:.1f}" y="{middle + 13:.1f}">{escape(place.below)}</text>'
-    return rect + text
+        text += f'<text class="below" x="{place.x:.1f}" y="{head + 13:.1f}">{escape(place.below)}</text>'
+    return rect + text + "".join(_inside(place, top + BOX_HEIGHT))
+
+
+def _inside(place: _Place, top: float) -> Iterator[str]:
+    """The plans in a box, each below its title."""
+    room = sum(drawing.width + INSET for drawing in place.inside) - INSET
+    x = place.x - room / 2
+    for drawing in place.inside:
+        yield f'\n<text class="below" x="{x + drawing.width / 2:.1f}" y="{top + 11:.1f}">{escape(drawing.title)}</text>'
+        yield "\n" + drawing.at(x, top + TITLE_HEIGHT)
+        x += drawing.width + INSET
 
 
 def _short(text: str) -> str:

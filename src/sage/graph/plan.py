@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import heapq
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -93,11 +94,12 @@ def compile_plan(
     """
     found = list(faults)
     planned = {field: _planned(field, step, steps, declared_inputs or ()) for field, step in steps.items()}
-    read = dict.fromkeys(need for step in planned.values() for need in step.needs if need not in steps)
+    order, cycle = _order(planned)
+    in_order = dict.fromkeys([*order, *planned])  # the second for what stands in a cycle
+    read = dict.fromkeys(need for field in in_order for need in planned[field].needs if need not in steps)
     if declared_inputs is not None:
         found += _unknown_references(planned, steps, declared_inputs)
     found += _bad_outputs(outputs, steps, tuple(read) if declared_inputs is None else declared_inputs)
-    order, cycle = _order(planned)
     found += cycle
     found += _type_faults(planned, steps)
     if found:
@@ -267,6 +269,18 @@ def _edge_faults(reader: PlannedStep, name: str, argument: Argument, ref: Ref, g
     ]
 
 
+def _hint(missing: str, record: Mapping[str, Any], fields: AbstractSet[str]) -> str:
+    """What to do about a field that a record lacks."""
+    if not record:
+        return f"give it as {missing}=…"
+    close = difflib.get_close_matches(missing, [*record, *fields], n=1)
+    if close and close[0] in record:
+        return f"rename the record's field {close[0]!r} to {missing!r}?"
+    if close:
+        return f"did you mean the step {close[0]!r}? Then read {{{close[0]}}} in the pipeline"
+    return "add the field to the record"
+
+
 def check_record(plan: Plan, record: Mapping[str, Any], fields: AbstractSet[str]) -> None:
     """Refuse a record that lacks an input of a plan, or that has one of the fields its steps write.
 
@@ -276,7 +290,7 @@ def check_record(plan: Plan, record: Mapping[str, Any], fields: AbstractSet[str]
     missing = [name for name in plan.inputs if name not in record]
     if missing:
         have = ", ".join(repr(name) for name in record) or "no field"
-        hint = nearest(missing[0], [*record, *fields]) if record else f"give it as {missing[0]}=…"
+        hint = _hint(missing[0], record, fields)
         raise InputError(
             f"pipeline {plan.name!r} needs {', '.join(map(repr, missing))}, but the record has {have}; {hint}"
         )

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from sage.graph.picture import svg
+from sage.graph.body import VALUE
+from sage.graph.picture import labelled, levels, shown_label, svg
 from sage.graph.plan import Plan, PlannedStep
+from sage.graph.step import Step
 
 __all__ = ["RENDERERS", "as_data", "levels"]
 
 
-def levels(plan: Plan) -> dict[str, int]:
-    """Step -> how many steps must run before it, one after the other, and itself: steps of one level can overlap."""
-    found: dict[str, int] = {}
-    for step in plan.steps:
-        found[step.name] = 1 + max((found[name] for name in step.after), default=0)
-    return found
+INDENT = "  "
 
 
 def as_data(plan: Plan) -> dict[str, Any]:
@@ -33,9 +31,16 @@ def as_data(plan: Plan) -> dict[str, Any]:
                 "needs": list(step.needs),
                 "after": list(step.after),
             }
+            | _bodies_data(step.step)
             for step in plan.steps
         ],
     }
+
+
+def _bodies_data(step: Step) -> dict[str, Any]:
+    """The plans inside a step by their label, if it has any; ``value`` is the field they give, null the record."""
+    bodies = {label: as_data(body.plan) | {"value": body.field} for label, body in labelled(step).items()}
+    return {"bodies": bodies} if bodies else {}
 
 
 def _json(plan: Plan) -> str:
@@ -43,21 +48,8 @@ def _json(plan: Plan) -> str:
 
 
 def _text(plan: Plan) -> str:
-    """A table: steps by level, what each reads and where it runs."""
-    level = levels(plan)
-    rows = [("level", "step", "operator", "reads", "runs")]
-    ordered = sorted(plan.steps, key=lambda step: level[step.name])
-    for number, step in enumerate(ordered):
-        is_first = number == 0 or level[ordered[number - 1].name] != level[step.name]
-        rows.append(
-            (
-                str(level[step.name]) if is_first else "",
-                step.name,
-                step.step.operator,
-                ", ".join(step.needs) or "-",
-                _where(step),
-            )
-        )
+    """A table: steps by level, what each reads and where it runs; below a step what is inside it, indented."""
+    rows = [("level", "step", "operator", "reads", "runs"), *_rows(plan, "")]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -69,15 +61,48 @@ def _text(plan: Plan) -> str:
         f"inputs    {', '.join(plan.inputs) or 'none'}{optional}",
         f"outputs   {'every field' if plan.outputs is None else ', '.join(plan.outputs)}",
     ]
+    level = levels(plan)
     together = len(set(level.values())) < len(level)
     foot = ["", "Steps of one level can run at the same time."] if together else []
     return "\n".join([*head, "", *table, *foot]) + "\n"
 
 
+_Row = tuple[str, str, str, str, str]
+
+
+def _rows(plan: Plan, indent: str) -> list[_Row]:
+    level = levels(plan)
+    rows: list[_Row] = []
+    last = 0
+    for step in sorted(plan.steps, key=lambda step: level[step.name]):
+        now = level[step.name]
+        rows.append(_row("" if now == last else f"{indent}{now}", indent + step.name, step))
+        rows += _body_rows(step.step, indent + INDENT)
+        last = now
+    return rows
+
+
+def _body_rows(step: Step, indent: str) -> list[_Row]:
+    rows: list[_Row] = []
+    for label, body in labelled(step).items():
+        name = f"{indent}{shown_label(label)}:"
+        if body.field == VALUE:
+            planned = body.plan.step(VALUE)
+            rows += [_row("", name, planned), *_body_rows(planned.step, indent + INDENT)]
+        else:
+            rows.append(("", f"{name} {body.plan.name}", "pipeline", ", ".join(body.plan.inputs) or "-", ""))
+            rows += _rows(body.plan, indent + INDENT)
+    return rows
+
+
+def _row(level: str, name: str, step: PlannedStep) -> _Row:
+    return (level, name, step.step.operator, ", ".join(step.needs) or "-", _where(step))
+
+
 def _where(step: PlannedStep) -> str:
     """Where a step runs, and its own limits."""
     own = step.step
-    said = ["inline" if own.pool is None else f"pool {own.pool}"]
+    said = [] if own.bodies else ["inline" if own.pool is None else f"pool {own.pool}"]
     said += [] if own.attempts is None else [f"{own.attempts} attempts"]
     said += [] if own.timeout_s is None else [f"{own.timeout_s:g} s each"]
     return ", ".join(said)
@@ -85,31 +110,60 @@ def _where(step: PlannedStep) -> str:
 
 def _mermaid(plan: Plan) -> str:
     """A flowchart; nodes have plain ids, so that any field name may stand in a label."""
+    return "\n".join(["flowchart TD", *_chart(plan, itertools.count(), "    ")]) + "\n"
+
+
+def _chart(plan: Plan, numbers: Iterator[int], indent: str) -> list[str]:
+    """The nodes and edges of a plan; what is inside a step as subgraphs that a dotted line leads to."""
     names = [*plan.inputs, *plan.optional_inputs, *(step.name for step in plan.steps)]
-    node = {name: f"n{number}" for number, name in enumerate(names)}
-    lines = ["flowchart TD"]
-    lines += [f'    {node[name]}(["{_escaped(name)}"])' for name in (*plan.inputs, *plan.optional_inputs)]
+    node = {name: f"n{next(numbers)}" for name in names}
+    lines = [f'{indent}{node[name]}(["{_escaped(name)}"])' for name in (*plan.inputs, *plan.optional_inputs)]
+    lines += [_node(step.step, step.name, node[step.name], indent) for step in plan.steps]
     for step in plan.steps:
-        below = step.step.operator if step.step.pool is None else f"{step.step.operator} · {step.step.pool}"
-        lines.append(f'    {node[step.name]}["{_escaped(step.name)}<br/>{_escaped(below)}"]')
+        lines += [f"{indent}{node[need]} --> {node[step.name]}" for need in step.needs if need in node]
     for step in plan.steps:
-        lines += [f"    {node[need]} --> {node[step.name]}" for need in step.needs if need in node]
-    return "\n".join(lines) + "\n"
+        lines += _subgraphs(step.step, node[step.name], numbers, indent)
+    return lines
+
+
+def _subgraphs(step: Step, node: str, numbers: Iterator[int], indent: str) -> list[str]:
+    lines: list[str] = []
+    for label, body in labelled(step).items():
+        graph = f"n{next(numbers)}"
+        title = shown_label(label) + ("" if body.field == VALUE else f": {body.plan.name}")
+        inner = _single if body.field == VALUE else _chart
+        lines += [
+            f'{indent}subgraph {graph}["{_escaped(title)}"]',
+            *inner(body.plan, numbers, indent + "    "),
+            f"{indent}end",
+            f"{indent}{node} -.-> {graph}",
+        ]
+    return lines
+
+
+def _single(plan: Plan, numbers: Iterator[int], indent: str) -> list[str]:
+    """A body of one step: what it reads is what the step around it reads."""
+    (planned,) = plan.steps
+    node = f"n{next(numbers)}"
+    return [_node(planned.step, "", node, indent), *_subgraphs(planned.step, node, numbers, indent)]
+
+
+def _node(step: Step, name: str, node: str, indent: str) -> str:
+    below = step.operator if step.pool is None else f"{step.operator} · {step.pool}"
+    return f'{indent}{node}["{f"{_escaped(name)}<br/>" if name else ""}{_escaped(below)}"]'
 
 
 def _escaped(text: str) -> str:
     """Mermaid's own entities for what ends a label or starts markup."""
-    return "".join(letter if letter.isalnum() or letter in " _-.·" else f"#{ord(letter)};" for letter in text)
-
-
-def _svg(plan: Plan) -> str:
-    return svg(plan, levels(plan))
+    return "".join(
+        letter if letter.isalnum() or letter in " _-.:·" else f"#{ord(letter)};" for letter in text
+    )
 
 
 #: Form -> a function from a plan to text in that form.
 RENDERERS: Mapping[str, Callable[[Plan], str]] = {
     "text": _text,
     "mermaid": _mermaid,
-    "svg": _svg,
+    "svg": svg,
     "json": _json,
 }

@@ -70,6 +70,10 @@ class Step:
         """Give up an attempt after ``s`` seconds."""
         if not isinstance(s, int | float) or not s > 0:  # type: ignore[redundant-expr]  # a caller may not check types
             raise InputError(f"timeout(s={s!r}): expected seconds above 0")
+        if not (self.is_async or self.bodies) and self.pool in {None, "cpu"}:
+            raise InputError(
+                f"timeout(s={s}): Python cannot interrupt a plain function; make it async, or drop the timeout"
+            )
         return replace(self, timeout_s=float(s))
 
     def when(self, condition: str) -> Step:
@@ -102,7 +106,8 @@ class Step:
             arguments = {**self.arguments, "engine": Constant(other)}
             other = replace(self, pool=other, arguments=arguments, otherwise=None)
         otherwise = body_from("fallback", other)
-        gives = self.gives if otherwise.gives == self.gives else Union[self.gives, otherwise.gives]  # noqa: UP007 - a computed type
+        known = self.gives is Any or otherwise.gives == self.gives
+        gives = self.gives if known else Union[self.gives, otherwise.gives]  # noqa: UP007 - a computed type
         return replace(self, otherwise=otherwise, gives=gives)
 
     def cache(self, where: Literal["memory", "disk"] = "memory") -> Step:

@@ -15,12 +15,13 @@ from typing import Any
 import yaml
 
 from sage.errors import InputError
-from sage.graph.form import Operators, Written, read_form
+from sage.graph.form import Operators
+from sage.graph.form_read import Written, read_form
 from sage.graph.form_write import write_form
 from sage.graph.step import Step
 from sage.graph.yamltext import yaml_text
 
-__all__ = ["dump_pipeline", "load_pipeline"]
+__all__ = ["dump_pipeline", "load_data", "load_pipeline"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 40
@@ -54,6 +55,15 @@ def load_pipeline(source: str | Path, operators: Operators) -> Written:
         raise InputError(f"{name}: {error}") from error
 
 
+def load_data(path: Path) -> Any:
+    """The data in a YAML file that is no pipeline, read by the same rules.
+
+    Raises:
+        InputError: the file cannot be read, or it is no YAML (with line and column).
+    """
+    return _Document(str(path), _content(path)).data
+
+
 def dump_pipeline(
     name: str,
     steps: Mapping[str, Step],
@@ -66,7 +76,19 @@ def dump_pipeline(
     Raises:
         InputError: a step cannot be written, such as a function that is not registered.
     """
-    return yaml_text(write_form(name, steps, declared, outputs, operators))
+    form = write_form(name, steps, declared, outputs, operators)
+    if (depth := _depth(form)) > MAX_DEPTH:
+        raise InputError(
+            f"pipeline {name!r} would be nested {depth} deep in YAML, more than the {MAX_DEPTH} that are read; "
+            "make steps of the inner pipelines"
+        )
+    return yaml_text(form)
+
+
+def _depth(value: Any) -> int:
+    """How deep the deepest scalar stands, as ``_Document`` counts."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return max((1 + _depth(item) for item in inner), default=0)
 
 
 def _content(path: Path) -> str:

@@ -32,25 +32,67 @@ def yaml_text(form: Mapping[str, Any]) -> str:
       size: {fn: count}
     <BLANKLINE>
     """
-    lines = [f"{_key(key)}: {_flow(value)}" for key, value in form.items() if key != "steps"]
-    steps: Mapping[str, Mapping[str, Any]] = form["steps"]
-    width = max((len(_key(name)) for name in steps if len(_key(name)) <= MAX_ALIGNED), default=0)
-    lines.append("steps:")
-    for name, options in steps.items():
-        line = f"  {_key(name)}:{' ' * max(1, width - len(_key(name)) + 1)}{_flow(options)}"
-        if len(line) <= MAX_COLUMNS and not any(_has_lines(value) for value in options.values()):
-            lines.append(line)
-        else:
-            lines.append(f"  {_key(name)}:")
-            lines += [f"    {_key(option)}: {_block(value, 6)}" for option, value in options.items()]
+    lines: list[str] = []
+    for key, value in form.items():
+        lines += [f"{_key(key)}: {_flow(value)}"] if key != "steps" else ["steps:", *_entries(value, 2)]
     return "\n".join(lines) + "\n"
 
 
-def _block(value: Any, indent: int) -> str:
-    if not _has_lines(value):
-        return _flow(value)
-    head, body = ("|", value[:-1]) if value.endswith("\n") else ("|-", value)
-    return "\n".join([head, *(" " * indent + line if line else "" for line in body.split("\n"))])
+def _entries(mapping: Mapping[str, Any], indent: int) -> list[str]:
+    """A mapping's lines: an entry on one line where it fits, the values of those side by side."""
+    keys = {name: _key(name) for name in mapping}
+    width = max((len(key) for key in keys.values() if len(key) <= MAX_ALIGNED), default=0)
+    lines: list[str] = []
+    for name, value in mapping.items():
+        key = f"{' ' * indent}{keys[name]}:"
+        line = f"{key}{' ' * max(1, width - len(keys[name]) + 1)}{_flow(value)}"
+        fits = len(line) <= MAX_COLUMNS and not _holds_lines(value)
+        lines += [line] if fits else _broken(key, value, indent)
+    return lines
+
+
+def _broken(start: str, value: Any, indent: int) -> list[str]:
+    """What follows the start of a line at an indent, over as many lines as it takes."""
+    if _has_lines(value):
+        head, body = ("|", value[:-1]) if value.endswith("\n") else ("|-", value)
+        return [f"{start} {head}", *(" " * (indent + 2) + line if line else "" for line in body.split("\n"))]
+    if isinstance(value, dict) and value:
+        return [start, *_options(value, indent + 2)]
+    if isinstance(value, list) and value:
+        return [start, *(line for item in value for line in _item(item, indent + 2))]
+    return [f"{start} {_flow(value)}"]
+
+
+def _options(mapping: Mapping[str, Any], indent: int) -> list[str]:
+    lines: list[str] = []
+    for name, value in mapping.items():
+        if name == "steps" and isinstance(value, dict) and value:
+            lines += [f"{' ' * indent}steps:", *_entries(value, indent + 2)]
+        else:
+            key = f"{' ' * indent}{_key(name)}:"
+            line = f"{key} {_flow(value)}"
+            fits = len(line) <= MAX_COLUMNS and not _holds_lines(value)
+            lines += [line] if fits else _broken(key, value, indent)
+    return lines
+
+
+def _item(value: Any, indent: int) -> list[str]:
+    """An item of a list; its first line begins with a dash."""
+    start = " " * indent + "-"
+    line = f"{start} {_flow(value)}"
+    if len(line) <= MAX_COLUMNS and not _holds_lines(value):
+        return [line]
+    if isinstance(value, dict | list) and value:
+        inner = _broken("", value, indent)[1:]
+        return [start + inner[0][indent + 1 :], *inner[1:]]
+    return _broken(start, value, indent)
+
+
+def _holds_lines(value: Any) -> bool:
+    """Whether text that stands over several lines is in it."""
+    if isinstance(value, dict):
+        return any(map(_holds_lines, value.values()))
+    return any(map(_holds_lines, value)) if isinstance(value, list) else _has_lines(value)
 
 
 def _has_lines(value: Any) -> bool:

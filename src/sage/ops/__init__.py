@@ -9,7 +9,7 @@ from sage.ops.flow import each, first_of, loop, nested, route
 from sage.ops.functions import register, step
 from sage.ops.models import embed, generate
 from sage.ops.pieces import parse_json, sentences
-from sage.ops.rag import search
+from sage.ops.rag import rerank, search
 from sage.ops.text import template
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "nested",
     "parse_json",
     "register",
+    "rerank",
     "route",
     "search",
     "sentences",

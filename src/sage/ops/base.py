@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage.engines.base import EngineInfo, GenerateRequest, Reply
-from sage.graph.fields import Argument
+from sage.graph.form import Given
 from sage.graph.plan import Plan, PlannedStep
 from sage.graph.step import Step
 from sage.graph.values import Record
@@ -120,17 +120,20 @@ class Operator:
 
     Attributes:
         name: its key in ``OPERATORS``, and in YAML.
-        make: the function a user calls; returns the declared step.
-        first: the parameter that YAML's ``{name: value}`` gives; None: YAML has no form for it.
+        make: makes the declared step, as YAML says it: a value under the operator's name, and keyword options. It
+            is the function a user calls, where that has this form. An option annotated with ``Body``,
+            ``list[Body]`` or ``dict[str, Body]`` holds steps or pipelines.
+        first: the parameter that YAML's ``{name: value}`` gives.
         bind: turns a planned step into work for one session.
-        given: the inverse of ``make``: by parameter, the arguments that make a step again.
+        given: the inverse of ``make``: by parameter, the arguments and bodies that make a step again; an item of a
+            mapping as ``"parameter.key"``.
     """
 
     name: str
     make: Callable[..., Step]
-    first: str | None
+    first: str
     bind: Callable[[PlannedStep, Context], Work]
-    given: Callable[[Step], Mapping[str, Argument]] = attrgetter("arguments")
+    given: Callable[[Step], Mapping[str, Given]] = attrgetter("arguments")
 
 
 OPERATORS: Registry[Operator] = Registry("operator")

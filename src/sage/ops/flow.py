@@ -5,27 +5,21 @@ A body is a pipeline, an operator's step or a plain function. What it reads come
 
 from __future__ import annotations
 
-import asyncio
 import types
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Union
 
-from sage.errors import InputError, SageError, nearest
+from sage.errors import InputError, nearest
 from sage.graph.body import Body, body_from
-from sage.graph.fields import Argument, Constant, Ref, field, getter, scalar, text
-from sage.graph.plan import PlannedStep
+from sage.graph.fields import Argument, Constant, Ref, field, scalar, text
+from sage.graph.form import Given
 from sage.graph.step import Step
-from sage.graph.values import Record
-from sage.ops.base import OPERATORS, Bodies, Composite, Context, Operator, Work
-from sage.ops.functions import step
-from sage.ops.text import as_text
-from sage.tasks import spawn
+from sage.ops.base import OPERATORS, Operator
+from sage.ops.flow_run import IN, MAX_AT_ONCE, bind_each, bind_first_of, bind_loop, bind_nested, bind_route
+from sage.ops.functions import name_of, step
 
 __all__ = ["each", "first_of", "loop", "nested", "route"]
-
-IN = "in."  # argument "in.x" is what the body's input x reads
-MAX_AT_ONCE = 64  # items of one job under way together, where the step does not say
 
 #: A pipeline, a step or a function.
 Made = Any
@@ -133,7 +127,7 @@ def loop(
     body: Made,
     /,
     *,
-    until: str | Callable[..., Any],
+    until: str | Callable[..., Any] | Step | Body,
     carry: Mapping[str, str] | None = None,
     max_steps: int = 8,
 ) -> Step:
@@ -155,12 +149,12 @@ def loop(
     known = [*made.inputs, *(planned.name for planned in made.plan.steps)]
     bodies = {"body": made}
     own: dict[str, Argument] = {}
-    if callable(until):
-        bodies["until"] = body_of(until)
-        asked: tuple[str, ...] = bodies["until"].inputs
-    else:
+    if isinstance(until, str):
         own["until"] = Constant(until)  # a field of the turn's record, not of the one around the loop
-        asked = (field(until).name,)
+        asked: tuple[str, ...] = (field(until).name,)
+    else:
+        bodies["until"] = body_of(until)
+        asked = bodies["until"].inputs
     for name in (*asked, *(carry or {}).values()):
         if name not in known:
             raise InputError(
@@ -210,8 +204,11 @@ def body_of(made: Made) -> Body:
         InputError: it is none.
     """
     if callable(made) and not hasattr(made, "plan"):
-        return body_from(getattr(made, "__name__", type(made).__name__), step(made))
-    return body_from(made.operator if isinstance(made, Step) else "body", made)
+        made = step(made)
+    if not isinstance(made, Step):
+        return body_from("body", made)
+    function = made.function if made.operator == "fn" else None
+    return body_from(made.operator if function is None else name_of(function), made)
 
 
 def _flow_step(
@@ -232,179 +229,68 @@ def _flow_step(
     )
 
 
-Call = Callable[[Record, Bodies], Awaitable[Any]]
+# ---- as YAML says them: bodies under the operator's name or in options, each a step or a pipeline
 
 
-def _outer(planned: PlannedStep, body: Body) -> Callable[[Record], Record]:
-    """From the record around a body to what the body reads of it."""
-    gets = {
-        name: getter(planned.arguments[IN + name]) for name in body.inputs if IN + name in planned.arguments
-    }
-    return lambda record: {name: get(record) for name, get in gets.items()}
+def _nested_form(pipeline: Body, *, inputs: dict[str, str] | None = None) -> Step:
+    return nested(pipeline, **(inputs or {}))
 
 
-def _constant(planned: PlannedStep, name: str, default: Any) -> Any:
-    argument = planned.arguments.get(name)
-    return argument.value if isinstance(argument, Constant) else default
+def _nested_given(step: Step) -> Mapping[str, Given]:
+    read = {name: step.arguments[IN + name] for name in step.bodies["body"].inputs}
+    renamed = {f"inputs.{name}": argument for name, argument in read.items() if argument != Ref(name)}
+    return {"pipeline": step.bodies["body"], **renamed}
 
 
-def _bind_nested(planned: PlannedStep, _context: Context) -> Work:
-    outer = _outer(planned, planned.step.bodies["body"])
-
-    async def call(record: Record, bodies: Bodies) -> Any:
-        return await bodies.run("body", outer(record))
-
-    return Composite(call)
-
-
-def _bind_each(planned: PlannedStep, _context: Context) -> Work:
-    body = planned.step.bodies["body"]
-    outer = _outer(planned, body)
-    items_of = getter(planned.arguments["items"])
-    (name,) = [name for name in body.inputs if IN + name not in planned.arguments]
-    limit = _constant(planned, "max_concurrency", MAX_AT_ONCE)
-    skips = _constant(planned, "on_error", "fail") == "skip"
-
-    async def call(record: Record, bodies: Bodies) -> list[Any]:
-        items = items_of(record)
-        around = outer(record)
-        values: dict[int, Any] = {}
-
-        async def one(number: int, item: Any) -> None:
-            try:
-                values[number] = await bodies.run("body", {**around, name: item}, at=f"[{number}]")
-            except SageError as error:
-                if not skips:
-                    error.add_note(f"for item {number}")
-                    raise
-
-        if isinstance(items, AsyncIterable):
-            await _as_they_come(items, one, limit)
-        elif isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
-            raise InputError(f"each needs a list, got a value of type {type(items).__name__!r}")
-        else:
-            await _together(items, one, limit)
-        return [values[number] for number in sorted(values)]
-
-    return Composite(call)
+def _each_form(
+    items: str,
+    *,
+    body: Body,
+    item: str = "item",
+    max_concurrency: int = MAX_AT_ONCE,
+    on_error: str = "fail",
+) -> Step:
+    return each(items, body, item=item, max_concurrency=max_concurrency, on_error=on_error)
 
 
-OnItem = Callable[[int, Any], Coroutine[Any, Any, None]]
+def _each_given(step: Step) -> Mapping[str, Given]:
+    own = _own(step)
+    return {"items": own.pop("items"), "body": step.bodies["body"], **own}
 
 
-async def _together(items: Iterable[Any], one: OnItem, limit: int) -> None:
-    """At most so many items at once; a single worker needs no task of its own."""
-    numbered = iter(enumerate(items))
-
-    async def work() -> None:
-        for number, item in numbered:
-            await one(number, item)
-
-    count = min(limit, len(items)) if isinstance(items, Sized) else limit
-    if count <= 1:
-        await work()
-        return
-    async with asyncio.TaskGroup() as group:
-        for _ in range(count):
-            spawn(group, work())
+def _route_form(label: str, *, to: dict[str, Body], default: Body | None = None) -> Step:
+    return route(label, to, default=default)
 
 
-async def _as_they_come(items: AsyncIterable[Any], one: OnItem, limit: int) -> None:
-    """The same for items that are still being made: each is begun as soon as it is there."""
-    places = asyncio.Semaphore(limit)  # protects nothing: it counts items under way
-
-    async def work(number: int, item: Any) -> None:
-        async with places:
-            await one(number, item)
-
-    async with asyncio.TaskGroup() as group:
-        number = 0
-        async for item in items:
-            spawn(group, work(number, item))
-            number += 1
+def _loop_form(
+    body: Body,
+    *,
+    until: str | Body,
+    carry: dict[str, str] | None = None,
+    max_steps: int = 8,
+) -> Step:
+    return loop(body, until=until, carry=carry, max_steps=max_steps)
 
 
-def _bind_route(planned: PlannedStep, _context: Context) -> Work:
-    label_of = getter(planned.arguments["label"])
-    outers = {label: _outer(planned, body) for label, body in planned.step.bodies.items()}
-    labels = [label.removeprefix("to.") for label in outers if label != "default"]
-
-    async def call(record: Record, bodies: Bodies) -> Any:
-        said = as_text(label_of(record)).strip()
-        chosen = f"to.{said}" if f"to.{said}" in outers else "default"
-        if chosen not in outers:
-            raise InputError(
-                f"route: no branch for label {said[:60]!r}, and no default: {nearest(said, labels)}"
-            )
-        return await bodies.run(chosen, outers[chosen](record))
-
-    return Composite(call)
+def _first_of_form(racers: list[Body]) -> Step:
+    return first_of(*racers)
 
 
-def _bind_loop(planned: PlannedStep, _context: Context) -> Work:
-    body = planned.step.bodies["body"]
-    outer = _outer(planned, body)
-    carried = {
-        name.removeprefix("carry."): argument.value
-        for name, argument in planned.arguments.items()
-        if name.startswith("carry.") and isinstance(argument, Constant)
-    }
-    until = planned.step.bodies.get("until")
-    is_over = None if until is not None else getter(field(_constant(planned, "until", "")))
-    max_steps = _constant(planned, "max_steps", 8)
-
-    async def call(record: Record, bodies: Bodies) -> Record:
-        around = outer(record)
-        turn: Record = {}
-        for number in range(max_steps):
-            turn = {**around, **await bodies.run("body", dict(around), at=f"[{number}]")}
-            if until is None:
-                assert is_over is not None
-                over = is_over(turn)
-            else:
-                over = await bodies.run("until", {name: turn[name] for name in until.inputs})
-            if over:
-                return {**turn, "stopped": "until"}
-            around |= {name: turn[source] for name, source in carried.items()}
-        return {**turn, "stopped": "max_steps"}
-
-    return Composite(call)
+def _own(step: Step) -> dict[str, Given]:
+    """The arguments that are not merely what a body reads around it."""
+    return {name: argument for name, argument in step.arguments.items() if not name.startswith(IN)}
 
 
-def _bind_first_of(planned: PlannedStep, _context: Context) -> Work:
-    outers = {label: _outer(planned, body) for label, body in planned.step.bodies.items()}
-
-    async def call(record: Record, bodies: Bodies) -> Any:
-        won: list[tuple[Any, list[Any]]] = []
-        errors: list[SageError] = []
-
-        async def race(label: str) -> None:
-            held: list[Any] = []
-            try:
-                value = await bodies.run(label, outers[label](record), at=f"[{label}]", held=held)
-            except SageError as error:
-                errors.append(error)
-                return
-            if not won:
-                won.append((value, held))
-                for racer in racers:
-                    if racer is not asyncio.current_task():
-                        racer.cancel()
-
-        async with asyncio.TaskGroup() as group:
-            racers = [spawn(group, race(label)) for label in outers]
-        if not won:
-            errors[-1].add_note(f"as all {len(errors)} racers did")
-            raise errors[-1]
-        value, held = won[0]
-        bodies.show(held)
-        return value
-
-    return Composite(call)
+def _with_own(step: Step) -> Mapping[str, Given]:
+    return {**step.bodies, **_own(step)}
 
 
-OPERATORS["pipeline"] = Operator("pipeline", nested, None, _bind_nested)
-OPERATORS["each"] = Operator("each", each, None, _bind_each)
-OPERATORS["route"] = Operator("route", route, None, _bind_route)
-OPERATORS["loop"] = Operator("loop", loop, None, _bind_loop)
-OPERATORS["first_of"] = Operator("first_of", first_of, None, _bind_first_of)
+OPERATORS["pipeline"] = Operator("pipeline", _nested_form, "pipeline", bind_nested, _nested_given)
+OPERATORS["each"] = Operator("each", _each_form, "items", bind_each, _each_given)
+OPERATORS["route"] = Operator(
+    "route", _route_form, "label", bind_route, lambda step: {**_own(step), **step.bodies}
+)
+OPERATORS["loop"] = Operator("loop", _loop_form, "body", bind_loop, _with_own)
+OPERATORS["first_of"] = Operator(
+    "first_of", _first_of_form, "racers", bind_first_of, lambda step: {"racers": [*step.bodies.values()]}
+)

@@ -16,7 +16,7 @@ from sage.graph.values import Record
 from sage.ops.base import OPERATORS, Compute, Context, Inline, Operator, Work
 from sage.registry import Registry
 
-__all__ = ["FUNCTIONS", "register", "step"]
+__all__ = ["FUNCTIONS", "bind_function", "name_of", "register", "step"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +26,10 @@ FUNCTIONS: Registry[Callable[..., Any]] = Registry("function")
 
 def register(function: F) -> F:
     """Let YAML name a function: ``{fn: grade}``. Used as a decorator."""
-    FUNCTIONS[_name(function)] = function
+    name = name_of(function)
+    if name in FUNCTIONS and _origin(FUNCTIONS[name]) == _origin(function):
+        FUNCTIONS.replace(name, function)  # the same definition, executed again, as in a notebook
+    FUNCTIONS[name] = function
     return function
 
 
@@ -58,15 +61,15 @@ def step(
     for name in arguments:
         if name not in parameters and not signature.takes_extra:
             raise InputError(
-                f"function {_name(function)!r} has no parameter {name!r}: {nearest(name, parameters)}"
+                f"function {name_of(function)!r} has no parameter {name!r}: {nearest(name, parameters)}"
             )
     if pool is not None and (signature.is_async or signature.is_stream):
-        raise InputError(f"async function {_name(function)!r} cannot run in pool {pool!r}; leave pool out")
+        raise InputError(f"async function {name_of(function)!r} cannot run in pool {pool!r}; leave pool out")
     if pool not in {None, "cpu"}:
         raise InputError(f"functions run in pool 'cpu' or inline, not in {pool!r}")
     pieces = tuple(name for name, parameter in parameters.items() if _is_stream(parameter.type))
     if pieces and not (signature.is_async or signature.is_stream):
-        raise InputError(f"function {_name(function)!r} takes {pieces[0]!r} piece by piece; make it async")
+        raise InputError(f"function {name_of(function)!r} takes {pieces[0]!r} piece by piece; make it async")
     given: dict[str, Argument] = {name: scalar(value) for name, value in arguments.items()}
     for name, parameter in parameters.items():
         if name not in given and not parameter.has_default:
@@ -108,7 +111,8 @@ def at_most(max_concurrency: Any) -> int | None:
     return max_concurrency
 
 
-def _bind(planned: PlannedStep, _context: Context) -> Work:
+def bind_function(planned: PlannedStep, _context: Context) -> Work:
+    """The work of a step that is a function."""
     function = planned.step.function
     assert function is not None
     maybe = {
@@ -165,9 +169,14 @@ def from_yaml(fn: str, *, pool: str | None = None, **arguments: Any) -> Step:
     return step(FUNCTIONS[fn], pool=pool, **arguments)
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _origin(function: Callable[..., Any]) -> tuple[str, str]:
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What a function is called in YAML and in errors."""
     if isinstance(function, functools.partial):
-        return _name(function.func)
+        return name_of(function.func)
     return str(getattr(function, "__name__", type(function).__name__))
 
 
@@ -178,7 +187,7 @@ def _given(step: Step) -> Mapping[str, Argument]:
         InputError: the function is not registered, so YAML has no name for it.
     """
     assert step.function is not None
-    name = _name(step.function)
+    name = name_of(step.function)
     if name not in FUNCTIONS or FUNCTIONS[name] is not step.function:
         raise InputError(
             f"function {name!r} is not registered, and YAML names functions only; "
@@ -189,4 +198,4 @@ def _given(step: Step) -> Mapping[str, Argument]:
     return said | {key: a for key, a in step.arguments.items() if implied.get(key) != a}
 
 
-OPERATORS["fn"] = Operator("fn", from_yaml, "fn", _bind, _given)
+OPERATORS["fn"] = Operator("fn", from_yaml, "fn", bind_function, _given)

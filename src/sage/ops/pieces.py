@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from sage.graph.fields import field
+from sage.graph.fields import Argument, field
 from sage.graph.step import Step
-from sage.ops.functions import step
+from sage.ops.base import OPERATORS, Operator
+from sage.ops.functions import bind_function, step
 
-__all__ = ["parse_json", "sentences"]
+__all__ = ["parse_json", "sentences", "sentences_in"]
 
 #: The end of a sentence: its mark, closing quotes or brackets, and the space behind; or an empty line.
 _END = re.compile("(?<=[.!?\u2026])[\"'\u201d\u2019)\\]]*\\s+(?=\\S)|\\n\\s*\\n")
@@ -25,7 +27,7 @@ def sentences(of: str, /) -> Step:
     Args:
         of: a field with text, such as a ``generate`` step, whose pieces are read as they come.
     """
-    return step(split_sentences, text="{" + str(field(of)) + "}")
+    return _reading(split_sentences, of, "sentences")
 
 
 def parse_json(of: str, /) -> Step:
@@ -36,7 +38,15 @@ def parse_json(of: str, /) -> Step:
     Args:
         of: a field with text, such as a ``generate`` step, whose pieces are read as they come.
     """
-    return step(grow_json, text="{" + str(field(of)) + "}")
+    return _reading(grow_json, of, "parse_json")
+
+
+def _reading(function: Callable[..., Any], of: str, operator: str) -> Step:
+    return replace(step(function, text="{" + str(field(of)) + "}"), operator=operator)
+
+
+def _given(step: Step) -> Mapping[str, Argument]:
+    return {"of": step.arguments["text"]}
 
 
 async def split_sentences(text: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -47,9 +57,13 @@ async def split_sentences(text: AsyncIterator[str]) -> AsyncIterator[str]:
         *whole, rest = _cut(rest)
         for sentence in whole:
             yield sentence
-    for sentence in _cut(rest):
-        if sentence.strip():
-            yield sentence.strip()
+    for sentence in sentences_in(rest):
+        yield sentence
+
+
+def sentences_in(text: str) -> list[str]:
+    """The sentences of a text that is there already."""
+    return [found.strip() for found in _cut(text) if found.strip()]
 
 
 def _cut(text: str) -> list[str]:
@@ -85,3 +99,7 @@ async def grow_json(text: AsyncIterator[str]) -> AsyncIterator[Any]:
         if value != latest:
             latest = value
             yield value
+
+
+OPERATORS["sentences"] = Operator("sentences", sentences, "of", bind_function, _given)
+OPERATORS["parse_json"] = Operator("parse_json", parse_json, "of", bind_function, _given)
