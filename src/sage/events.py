@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "EndpointSwitched",
     "Event",
     "JobEnded",
     "Notice",
@@ -98,6 +99,15 @@ class TaskReused(Base, frozen=True, gc=False, tag="reuse"):
     source: Literal["memory", "disk", "flight"]
 
 
+class EndpointSwitched(Base, frozen=True, gc=False, tag="endpoint"):
+    """The breaker of an endpoint opened, lets a probe through, or closed; in the log of every run that waits."""
+
+    endpoint: str
+    pool: str
+    state: Literal["healthy", "draining", "open", "half_open"]
+    reason: str
+
+
 class Notice(Base, frozen=True, gc=False, tag="notice"):
     """Something a user should know that is no failure, such as passages dropped to fit the context."""
 
@@ -113,7 +123,7 @@ class RunEnded(Base, frozen=True, gc=False, tag="end"):
     status: Literal["complete", "partial", "failed"]
 
 
-Event = PipelineSeen | JobEnded | TaskEnded | TaskRetried | TaskReused | Notice | RunEnded
+Event = PipelineSeen | JobEnded | TaskEnded | TaskRetried | TaskReused | EndpointSwitched | Notice | RunEnded
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

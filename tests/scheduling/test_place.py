@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -16,7 +17,7 @@ TASK = TaskView(1, 1, "s", "p", "llm", "generate", 0.0, 0.0)
 
 
 def place_with(name: str, *endpoints: EndpointView) -> Place:
-    place = make(PLACES, name)
+    place = make(PLACES, name, rng=random.Random(0))
     for endpoint in endpoints:
         place.update(endpoint)
     return place

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage.errors import EngineError, EngineFault
 from sage.scheduling.messages import Command, GiveUp, Retry, Start, TaskFailed, WakeAt
-from sage.scheduling.retry import BACKOFF_S, MAX_BACKOFF_S, RESERVE, RETRYABLE, Retries
+from sage.scheduling.retry import BACKOFF_S, MAX_BACKOFF_S, RESERVE, RETRYABLE, Budget, Retries
 from sage.testing.desk import Desk, open_desk, started
 
 
@@ -126,24 +126,35 @@ def test_tasks_that_failed_in_one_call_are_tried_again_in_one_call() -> None:
 
 
 def test_the_budget_stops_retries_and_is_filled_by_calls() -> None:
-    retries = Retries(0.1, random.Random(0))
+    retries, endpoint = Retries(0.1, random.Random(0)), Budget(0.1)
     failed = TaskFailed(1, "failed")
     granted = 0
-    while retries.refusal(failed, 1, paid=False) is None:
-        retries.next_call(failed, 1, 0.0)
+    while retries.refusal(failed, 1, endpoint, paid=False) is None:
+        retries.next_call(failed, 1, endpoint, 0.0)
         granted += 1
     assert granted == RESERVE
-    assert "10% of calls" in str(retries.refusal(failed, 1, paid=False))
+    assert "10% of calls" in str(retries.refusal(failed, 1, endpoint, paid=False))
     for _ in range(11):
-        retries.called()
-    assert retries.refusal(failed, 1, paid=False) is None
+        retries.called(endpoint)
+    assert retries.refusal(failed, 1, endpoint, paid=False) is None
+
+
+def test_a_bad_endpoint_spends_its_own_budget_not_that_of_others() -> None:
+    retries, bad, good = Retries(0.1, random.Random(0)), Budget(0.1), Budget(0.1)
+    failed = TaskFailed(1, "failed")
+    for _ in range(int(RESERVE)):
+        retries.next_call(failed, 1, bad, 0.0)
+    for _ in range(500):
+        retries.called(good)
+    assert "of this endpoint" in str(retries.refusal(failed, 1, bad, paid=False))
+    assert retries.refusal(failed, 1, good, paid=False) is None
 
 
 def test_without_a_budget_retries_go_on() -> None:
-    retries = Retries(None, random.Random(0))
+    retries, endpoint = Retries(None, random.Random(0)), Budget(None)
     for _ in range(1000):
-        retries.next_call(TaskFailed(1, "failed"), 1, 0.0)
-    assert retries.refusal(TaskFailed(1, "failed"), 1, paid=False) is None
+        retries.next_call(TaskFailed(1, "failed"), 1, endpoint, 0.0)
+    assert retries.refusal(TaskFailed(1, "failed"), 1, endpoint, paid=False) is None
 
 
 @given(seed=st.integers(0, 2**32), attempt=st.integers(1, 40), after_s=st.none() | st.floats(0, 1e4))
@@ -151,6 +162,6 @@ def test_the_delay_is_full_jitter_and_never_before_the_engine_said(
     seed: int, attempt: int, after_s: float | None
 ) -> None:
     retries = Retries(0.1, random.Random(seed))
-    delay_s = retries.next_call(TaskFailed(1, "overloaded", after_s), attempt, 50.0) - 50.0
+    delay_s = retries.next_call(TaskFailed(1, "overloaded", after_s), attempt, Budget(0.1), 50.0) - 50.0
     bound_s = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1))
     assert (after_s or 0.0) - 1e-9 <= delay_s <= max(bound_s, after_s or 0.0) + 1e-9

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage.errors import InputError, InternalError, SageError, StepError, nearest
+from sage.errors import InternalError, Rejected, SageError, StepError
 from sage.events import Event, Outcome
-from sage.graph.fields import Argument, Constant, getter, scalar
 from sage.graph.values import Record
+from sage.runtime.options import MAX_INFLIGHT, JobOptions, Progress
 
 if TYPE_CHECKING:
     from sage.runtime.pipe import Pipe
     from sage.runtime.program import Program
 
 __all__ = [
-    "PRIORITIES",
     "Job",
     "JobFailure",
-    "JobOptions",
     "JobResult",
     "Log",
-    "Progress",
     "RecordDone",
     "Run",
     "RunEvent",
@@ -30,11 +27,9 @@ __all__ = [
     "StepStarted",
     "Token",
     "as_step_error",
+    "first_of_group",
     "narrowed",
 ]
-
-#: Names for priority classes; any int is allowed, higher runs first.
-PRIORITIES: Mapping[str, int] = {"batch": -10, "normal": 0, "interactive": 10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +75,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """A step's value is there."""
+    """A step's value is there, so long after its inputs were."""
 
     step: str
     value: Any
+    took_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,48 +99,6 @@ class Log(Protocol):
         """Keep an event; called on the hot path, so it only buffers."""
 
 
-#: Told of every job that ended, by its outcome. For progress bars.
-Progress = Callable[[Outcome], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOptions:
-    """What a caller says of the jobs of a run. Text ``"{field}"`` reads the value from each record.
-
-    Attributes:
-        tenant: on whose behalf.
-        priority: an int, higher first, or a name of PRIORITIES.
-        deadline_s: seconds from arrival by which the job should be done; orders and is measured.
-        expire: make the deadline hard: what is past it is not sent, what runs is aborted, the job fails.
-        timeout_s: stop a job after so long, whatever its deadline.
-    """
-
-    tenant: str = "default"
-    priority: int | str = 0
-    deadline_s: float | str | None = None
-    expire: bool = False
-    timeout_s: float | None = None
-
-    def resolver(self) -> Callable[[Record], tuple[str, int, float | None]]:
-        """A function from a record to (tenant, priority, deadline_s)."""
-        given: list[Argument] = [scalar(self.tenant), scalar(self.priority), scalar(self.deadline_s)]
-        if all(isinstance(argument, Constant) for argument in given):
-            fixed = (str(self.tenant), _priority(self.priority), _seconds(self.deadline_s))
-            return lambda _record: fixed
-        tenant, priority, deadline_s = map(getter, given)
-
-        def resolve(record: Record) -> tuple[str, int, float | None]:
-            try:
-                said = tenant(record), priority(record), deadline_s(record)
-            except KeyError as error:
-                raise InputError(
-                    f"a job option reads field {error}, which the record lacks: {nearest(str(error.args[0]), record)}"
-                ) from None
-            return str(said[0]), _priority(said[1]), _seconds(said[2])
-
-        return resolve
-
-
 @dataclass(slots=True)
 class Run:
     """One execution: its identity and where its events go. Owned by the feed that drives it."""
@@ -153,7 +107,11 @@ class Run:
     began: float  # monotonic
     options: JobOptions
     log: Log | None = None  # None: nothing is recorded
-    max_inflight: int = 64
+    max_inflight: int = MAX_INFLIGHT  # places of its feed
+    pulled: bool = True  # its records come from a source, which waits; False: each was asked for by itself
+    said_inflight: int | None = None  # the limit told to the scheduler; None leaves it to the policy
+    budget_tokens: int | None = None  # of all its calls together; then no further call is made
+    spent_tokens: int = 0
     watches_steps: bool = False  # time inline steps though nothing is recorded: one of them was slow
     on_end: Progress | None = None
     seen: set[str] = field(default_factory=set)  # pipelines already announced in the log
@@ -163,6 +121,17 @@ class Run:
     resolve: Callable[[Record], tuple[str, int, float | None]] = field(init=False)
 
     is_limited: bool = field(init=False)  # jobs have a time after which they are stopped
+
+    def check_budget(self) -> None:
+        """Refuse to go on once the budget is used up.
+
+        Raises:
+            Rejected: it is.
+        """
+        if self.budget_tokens is not None and self.spent_tokens >= self.budget_tokens:
+            raise Rejected(
+                f"the run's budget of {self.budget_tokens} tokens is used up ({self.spent_tokens} spent)"
+            )
 
     def __post_init__(self) -> None:
         self.resolve = self.options.resolver()
@@ -185,33 +154,16 @@ class Job:
     deadline: float | None = None
     stamps: list[float | None] | None = None  # ready and done of every step; None: not recorded
     listen: Callable[[RunEvent], None] | None = None
+    was_told: bool = False  # the scheduler knows of it
     at: str | None = None  # the step it failed in
     prefix: str = ""  # of its steps' names in events: where in the outer job this body runs
     is_step: bool = False  # a body that is one step, shown by the prefix alone
     pipes: dict[str, Pipe] = field(default_factory=dict)  # of steps whose pieces others read as they come
-    steps_after: int = 0  # endpoint-bound steps that follow in the jobs around it
+    path_after: tuple[str, ...] = ()  # endpoint-bound steps that follow in the jobs around it
 
     def shown(self, step: str) -> str:
         """A step's name in events: with the path to the body it is in, such as ``summaries[3].answer``."""
         return self.prefix if self.is_step else f"{self.prefix}.{step}" if self.prefix else step
-
-
-def _priority(said: Any) -> int:
-    if isinstance(said, int) and not isinstance(said, bool):
-        return said
-    if isinstance(said, str) and said in PRIORITIES:
-        return PRIORITIES[said]
-    raise InputError(
-        f"priority {said!r} is neither a whole number nor known: {nearest(str(said), PRIORITIES)}"
-    )
-
-
-def _seconds(said: Any) -> float | None:
-    if said is None:
-        return None
-    if isinstance(said, int | float) and not isinstance(said, bool) and said > 0:
-        return float(said)
-    raise InputError(f"deadline_s is {said!r}, expected seconds above 0")
 
 
 def narrowed(program: Program, record: Record) -> Record:
@@ -220,10 +172,16 @@ def narrowed(program: Program, record: Record) -> Record:
     return record if outputs is None else {name: record[name] for name in outputs}
 
 
-def as_step_error(error: Exception, step: str | None) -> SageError:
-    """What a step raised, as an error of ours; the original is its cause. Of several at once, the first."""
+def first_of_group(error: Exception) -> Exception:
+    """The first of errors that happened together; a single one itself."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def as_step_error(error: Exception, step: str | None) -> SageError:
+    """What a step raised, as an error of ours; the original is its cause. Of several at once, the first."""
+    error = first_of_group(error)
     if isinstance(error, SageError):
         return error
     if step is None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sage.clock import Clock
 from sage.engines.base import EmbedReply, EmbedRequest, GenerateRequest, Piece, Reply, Usage
 from sage.errors import EngineError, InternalError, SageError
-from sage.events import TaskEnded, TaskRetried, TaskReused
+from sage.events import EndpointSwitched, TaskEnded, TaskRetried, TaskReused
 from sage.graph.fields import getter
 from sage.ops.base import Compute, Embed, Generate
 from sage.runtime.base import Job, Token
@@ -22,6 +22,7 @@ from sage.runtime.reuse import Reuse, is_settled, key_of
 from sage.scheduling.core import Scheduler
 from sage.scheduling.messages import (
     Command,
+    EndpointChanged,
     Event,
     GiveUp,
     Retry,
@@ -89,6 +90,7 @@ class Calls:
             Start: self._start,
             Retry: self._retry,
             GiveUp: self._give_up,
+            EndpointChanged: self._endpoint_changed,
             WakeAt: self._wake_at,
         }
 
@@ -131,6 +133,7 @@ class Calls:
 
     async def _ask(self, job: Job, node: Node, request: Request) -> Any:
         """The answer to a call that is really made: a Reply, an EmbedReply, or a compute function's value."""
+        job.run.check_budget()
         answer = asyncio.get_running_loop().create_future()
         pending = Pending(next(self._ids), job, node, request, self._clock(), answer)
         self._pending[pending.id] = pending
@@ -193,7 +196,9 @@ class Calls:
             batch=None
             if step.batch is None
             else BatchLimits(step.batch.max_items, max_wait_s=step.batch.max_wait_ms / 1000),
-            remaining_steps=node.remaining_steps + job.steps_after,
+            remaining_steps=node.remaining_steps + len(job.path_after),
+            path=node.path + job.path_after,
+            prefix_key=_prefix_key(job, node, request),
         )
 
     def _start(self, command: Start) -> None:
@@ -296,6 +301,7 @@ class Calls:
         if pending.call is None:  # abandoned while others of its batch went on
             return
         pending.call = None
+        pending.job.run.spent_tokens += usage.prompt_tokens + usage.completion_tokens
         self._log(pending, "done", usage, batch)
         self.tell(TaskDone(pending.id, usage.prompt_tokens, usage.completion_tokens))
         if not pending.answer.done():
@@ -351,14 +357,34 @@ class Calls:
         pending = self._pending.get(command.task)
         if pending is None or pending.answer.done():
             return
-        error = pending.error or InternalError(f"call given up: {command.reason}")
+        error = pending.error or EngineError(
+            command.reason, fault="unreachable"
+        )  # never sent, or sent long ago
         if command.attempts > 1:
             error.add_note(f"after {command.attempts} attempts: {command.reason}")
         pending.answer.set_exception(error)
 
+    def _endpoint_changed(self, command: EndpointChanged) -> None:
+        now = self._clock()
+        for run in {id(pending.job.run): pending.job.run for pending in self._pending.values()}.values():
+            if run.log is not None:
+                said = command.endpoint, command.pool, command.state, command.reason
+                run.log.append(EndpointSwitched(now - run.began, *said))
+
     def _wake_at(self, command: WakeAt) -> None:
         delay = max(0.0, command.time - self._clock())
-        asyncio.get_running_loop().call_later(delay, self.tell, Tick())
+        asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        """Time has passed. Nobody awaits this, so what goes wrong here goes to everyone who waits."""
+        try:
+            self.tell(Tick())
+        except Exception as error:  # noqa: BLE001 - a broken scheduler must not leave jobs waiting for ever
+            for pending in list(self._pending.values()):
+                if not pending.answer.done():
+                    wrong = InternalError(f"the scheduler broke: {type(error).__name__}: {error}")
+                    wrong.__cause__ = error
+                    pending.answer.set_exception(wrong)
 
     async def _abandon(self, pending: Pending) -> None:
         """Nobody waits for this task any more: drop it from the queue, or abort its call."""
@@ -410,6 +436,14 @@ async def _end(call: asyncio.Task[None]) -> None:
     while not call.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([call])
+
+
+def _prefix_key(job: Job, node: Node, request: Request) -> str | None:
+    """Whose prompts begin alike: those of one conversation, or of one step."""
+    if not isinstance(request, GenerateRequest):
+        return None
+    has_history = any(message.role == "assistant" for message in request.messages)
+    return f"job {job.id}" if has_history else node.path[0]
 
 
 def _request(job: Job, node: Node) -> tuple[Request, bool]:

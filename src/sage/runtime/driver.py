@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -32,6 +32,7 @@ from sage.runtime.base import (
 )
 from sage.runtime.calls import Calls
 from sage.runtime.ledger import SLOW_STEP_S, Ledger, checked, loggable
+from sage.runtime.options import Tenant
 from sage.runtime.pipe import Pipe, pieces_of
 from sage.runtime.program import FALLBACK, Node, Program
 from sage.scheduling.messages import Admit, JobArrived, JobOver, Reject
@@ -39,6 +40,8 @@ from sage.scheduling.views import JobView
 from sage.tasks import spawn
 
 __all__ = ["Driver"]
+
+_ANYONE = Tenant()
 
 
 class Driver:
@@ -48,9 +51,13 @@ class Driver:
         calls: makes the calls the scheduler commands, and is the way to the scheduler.
         ledger: where the ends of jobs are written.
         clock: monotonic seconds.
+        tenants: what each may claim; of others, the default.
     """
 
-    def __init__(self, calls: Calls, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self, calls: Calls, ledger: Ledger, clock: Clock, tenants: Mapping[str, Tenant] | None = None
+    ) -> None:
+        self._tenants = tenants or {}
         self._calls = calls
         self._ledger = ledger
         self._clock = clock
@@ -81,6 +88,7 @@ class Driver:
         outcome: Outcome = "cancelled"
         error: SageError | None = None
         try:
+            run.check_budget()
             if not self._is_in(job):
                 await self._wait_outside(job)
             job.admitted = self._clock()
@@ -140,6 +148,7 @@ class Driver:
         Raises:
             Rejected: it will not be admitted.
         """
+        tenant = self._tenants.get(job.tenant, _ANYONE)
         view = JobView(
             id=job.id,
             run=job.run.id,
@@ -148,9 +157,13 @@ class Driver:
             tenant=job.tenant,
             priority=job.priority,
             deadline=job.deadline,
-            max_inflight=job.run.max_inflight,
+            max_inflight=job.run.said_inflight,
+            pulled=job.run.pulled,
+            weight=tenant.weight,
+            reserved=tenant.reserved,
         )
         self._waiting[job.id] = None
+        job.was_told = True
         self._calls.tell(JobArrived(view))
         if job.id in self._rejected:
             raise self._rejected.pop(job.id)
@@ -293,7 +306,7 @@ class Driver:
         if not node.awaits and done - ready > SLOW_STEP_S:
             self._ledger.slow_step(job, node.name, done - ready)
         if job.listen is not None:
-            job.listen(StepDone(job.shown(node.name), value))
+            job.listen(StepDone(job.shown(node.name), value, done - ready))
 
     async def _value(self, job: Job, node: Node) -> Any:
         """What a step gives, if its condition holds."""
@@ -361,7 +374,8 @@ class Driver:
 
     def _end(self, job: Job, outcome: Outcome, error: SageError | None) -> None:
         self._waiting.pop(job.id, None)
-        self._calls.tell(JobOver(job.id))
+        if job.was_told:
+            self._calls.tell(JobOver(job.id))
         self._ledger.job_ended(job, outcome, error)
 
 
@@ -382,7 +396,7 @@ def _inner(
         listen=outer.listen if held is None or outer.listen is None else held.append,
         prefix=where,
         is_step=len(program.nodes) == 1 and program.nodes[0].name == VALUE,
-        steps_after=outer.steps_after + node.remaining_steps - node.own_steps,
+        path_after=node.path[node.own_steps :] + outer.path_after,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from sage.clock import Clock
 from sage.errors import InputError
 from sage.graph.values import Record
-from sage.runtime.base import JobFailure, Run
+from sage.runtime.base import JobFailure, Run, first_of_group
 from sage.runtime.driver import Driver
 from sage.runtime.inline import Inline
 from sage.runtime.ledger import SLOW_STEP_S
@@ -161,9 +161,12 @@ async def feed(
     else:
         is_bare = program.is_free and program.is_chain and run.log is None and not run.is_limited
         carry = inline.acarry if is_bare else driver.carry
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(run.max_inflight, intake.at_most)):
-                workers.create_task(_work(carry, clock, run, program, intake, sink))
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(run.max_inflight, intake.at_most)):
+                    workers.create_task(_work(carry, clock, run, program, intake, sink))
+        except ExceptionGroup as group:  # not a job's failure: the log cannot be written, or SAGE is wrong
+            raise first_of_group(group) from group
     if intake.error is not None:
         raise intake.error
 

@@ -44,7 +44,8 @@ class Node:
     live_readers: tuple[int, ...]  # steps that read its pieces, and wait for it to begin
     takes: tuple[str, ...]  # fields it reads as async iterators
     is_stream: bool  # its call gives an async generator
-    remaining_steps: int  # endpoint-bound steps on the longest path from here to the end, this one included
+    path: tuple[str, ...]  # the endpoint-bound steps on the longest path from here to the end, its own first
+    remaining_steps: int  # how many those are
     own_steps: int  # of these, its own: 0 for inline work, those of the longest body for control flow
     bodies: Mapping[str, Program]  # of control flow
     condition: Callable[[Record], Any] | None  # the step runs only if this is true
@@ -164,11 +165,11 @@ def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mappin
     for planned in plan.steps:
         for name in planned.after:
             (live if name in planned.live else readers)[name].append(place[planned.name])
-    ahead: dict[str, int] = {}
+    ahead: dict[str, tuple[str, ...]] = {}
     for planned in reversed(plan.steps):
         following = readers[planned.name] + live[planned.name]
-        furthest = max((ahead[plan.steps[reader].name] for reader in following), default=0)
-        ahead[planned.name] = furthest + _own_steps(works[planned.name], bodies[planned.name])
+        furthest = max((ahead[plan.steps[reader].name] for reader in following), key=len, default=())
+        ahead[planned.name] = _own_path(plan, planned, works[planned.name], bodies[planned.name]) + furthest
     nodes = tuple(
         _node(
             number,
@@ -178,6 +179,7 @@ def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mappin
             tuple(readers[planned.name]),
             tuple(live[planned.name]),
             ahead[planned.name],
+            len(_own_path(plan, planned, works[planned.name], bodies[planned.name])),
         )
         for number, planned in enumerate(plan.steps)
     )
@@ -203,7 +205,8 @@ def _node(
     bodies: Mapping[str, Program],
     readers: tuple[int, ...],
     live_readers: tuple[int, ...],
-    ahead: int,
+    path: tuple[str, ...],
+    own_steps: int,
 ) -> Node:
     call = work.call if isinstance(work, Inline) else None
     awaits = not isinstance(work, Inline) or work.is_async
@@ -226,8 +229,9 @@ def _node(
         live_readers=live_readers,
         takes=_taken(planned),
         is_stream=call is not None and planned.step.gives_pieces is not None,
-        remaining_steps=ahead,
-        own_steps=_own_steps(work, bodies),
+        path=path,
+        remaining_steps=len(path),
+        own_steps=own_steps,
         bodies=bodies,
         condition=None if planned.step.condition is None else getter(planned.step.condition),
         instead=planned.step.instead,
@@ -250,13 +254,14 @@ def _arguments(planned: PlannedStep) -> Callable[[Record], dict[str, Any]]:
     return lambda record: {name: get(record) for name, get in gets.items()}
 
 
-def _own_steps(work: Work, bodies: Mapping[str, Program]) -> int:
+def _own_path(plan: Plan, planned: PlannedStep, work: Work, bodies: Mapping[str, Program]) -> tuple[str, ...]:
+    """The endpoint-bound steps of one step: none for inline work, those of the longest body for control flow."""
     if isinstance(work, Inline):
-        return 0
+        return ()
     if not isinstance(work, Composite):
-        return 1
+        return (f"{plan.name}/{planned.name}",)
     inside = [body for label, body in bodies.items() if label != FALLBACK]
-    return max((node.remaining_steps for body in inside for node in body.nodes), default=0)
+    return max((node.path for body in inside for node in body.nodes), key=len, default=())
 
 
 def _is_chain(plan: Plan, awaiting: list[str]) -> bool:

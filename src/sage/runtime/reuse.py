@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import sqlite3
 from collections import OrderedDict
@@ -22,6 +23,9 @@ from sage.graph.values import Record, to_json
 
 __all__ = ["Reuse", "is_settled", "key_of", "remembering"]
 
+logger = logging.getLogger("sage")
+
+VERSION = 1  # of the file on disk
 MAX_ITEMS = 10_000  # kept in memory; the longest unused go first
 
 Source = Literal["memory", "disk", "flight"]
@@ -39,6 +43,7 @@ class Reuse:
         self._disk: sqlite3.Connection | None = None
         self._memory: OrderedDict[str, Any] = OrderedDict()
         self._flying: dict[str, asyncio.Future[Any]] = {}
+        self._is_full = False  # writing to disk failed once
 
     async def get(
         self,
@@ -125,10 +130,16 @@ class Reuse:
         if where is None:
             return
         self._remember(key, answer)
-        if where == "disk":
+        if where == "disk" and not self._is_full:
             disk = self._open()
-            disk.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, _to_bytes(answer)))
-            disk.commit()
+            try:
+                disk.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, _to_bytes(answer)))
+                disk.commit()
+            except sqlite3.Error as error:
+                self._is_full = True
+                logger.warning(
+                    "%s: answers are no longer kept on disk (%s); the run goes on", self._path, error
+                )
 
     def _remember(self, key: str, answer: Any) -> None:
         self._memory[key] = answer
@@ -141,8 +152,15 @@ class Reuse:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(self._path, os.O_CREAT, 0o600))
                 self._disk = sqlite3.connect(self._path, check_same_thread=False)
+                (version,) = self._disk.execute("PRAGMA user_version").fetchone()
+                if version not in {0, VERSION}:
+                    raise SetupError(
+                        f"{self._path}: kept by another version of SAGE (form {version}, this one reads {VERSION}); "
+                        "remove the file, or set SAGE_HOME to another folder"
+                    )
                 self._disk.execute("PRAGMA journal_mode=WAL")
                 self._disk.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB)")
+                self._disk.execute(f"PRAGMA user_version = {VERSION}")
             except (OSError, sqlite3.Error) as error:
                 raise SetupError(
                     f"{self._path}: answers cannot be kept there ({error}); set SAGE_HOME to another folder, "

@@ -1,15 +1,55 @@
-"""Whether: which jobs are let in, and when."""
+"""Whether: which jobs are let in, and when. Rules in a list, and at its end the limit of jobs at once."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import NamedTuple, Protocol
 
 from sage.errors import InputError
 from sage.registry import Registry
-from sage.scheduling.views import JobView
+from sage.scheduling.messages import Reject
+from sage.scheduling.views import ClusterView, Forecast, JobView
 
-__all__ = ["ADMITS", "MaxInflight"]
+__all__ = ["ADMITS", "Gate", "MaxInflight", "Open", "Refusal", "Rule", "has_rules"]
+
+
+class Refusal(NamedTuple):
+    """Why a job is not let in, and after how long it might be; None: waiting would not help."""
+
+    reason: str
+    retry_after_s: float | None
+
+
+class Rule(Protocol):
+    """One rule of admission. It judges every job once, and is told what becomes of it.
+
+    A rule that keeps no account of jobs leaves the other methods as they are.
+    """
+
+    def judge(self, job: JobView, forecast: Forecast, cluster: ClusterView) -> Refusal | float | None:
+        """None: let it in. A time: not before then. A refusal: never; of a pulled job, refusals are ignored."""
+
+    def passed(self, job: JobView, forecast: Forecast) -> None:
+        """The job is past all rules: it is in, or waits for a place."""
+
+    def served(self, job: int, pool: str, service_s: float, tokens: float) -> None:
+        """A call for a job ended, having taken so long and so many tokens in and out."""
+
+    def over(self, job: int) -> None:
+        """A job that was judged reached its end, whatever it was."""
+
+
+class Open(Rule):
+    """Everyone is let in, as far as ``max_inflight`` allows.
+
+    When: the source waits by itself, as records of a file do. When not: requests come from outside and more of
+    them than can be served; then nobody is in time.
+    """
+
+    def judge(self, job: JobView, forecast: Forecast, cluster: ClusterView) -> None:
+        """Let in."""
 
 
 class Run:
@@ -26,7 +66,11 @@ class Run:
 class MaxInflight:
     """At most so many jobs of a run at once. The others wait in the order they came; none is rejected.
 
-    The source is pulled no faster than jobs are let in, so the number that wait is the caller's to bound.
+    The source is pulled no faster than jobs are let in, so the number that wait is the caller's to bound. It
+    always stands at the end of the list, said or not.
+
+    When: always; it keeps memory flat. When not: no larger than needed; more jobs at once help until the engines
+    are busy, and only wait inside from then on.
     """
 
     def __init__(self, jobs: int = 64) -> None:
@@ -84,5 +128,116 @@ class MaxInflight:
             assert not run.waiting or run.admitted == run.limit, f"run {name!r}: a free place while jobs wait"
 
 
-ADMITS: Registry[Callable[..., MaxInflight]] = Registry("admit")
+def _rules(members: Sequence[Rule | MaxInflight]) -> list[Rule]:
+    return [member for member in members if not isinstance(member, MaxInflight | Open)]
+
+
+def has_rules(members: Sequence[Rule | MaxInflight]) -> bool:
+    """Whether any of them looks at a job before it is let in."""
+    return bool(_rules(members))
+
+
+class Gate:
+    """The rules in their order, the first refusal decides; then the limit of jobs at once.
+
+    Args:
+        members: rules, and at most one ``MaxInflight``.
+        forecast: what is expected of a job.
+        cluster: what the pools do at a time.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Rule | MaxInflight],
+        forecast: Callable[[JobView], Forecast],
+        cluster: Callable[[float], ClusterView],
+    ) -> None:
+        places = [member for member in members if isinstance(member, MaxInflight)]
+        self._places = places[0] if places else MaxInflight()
+        self.rules = _rules(members)
+        self._forecast = forecast
+        self._cluster = cluster
+        self._put_off: list[tuple[float, int, JobView, int]] = []  # heap: when, number, job, its next rule
+        self._waits: set[int] = set()  # jobs put off
+        self._number = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait: put off by a rule, or for a place."""
+        return self._places.waiting + len(self._waits)
+
+    def arrived(self, job: JobView, now: float) -> JobView | Reject | None:
+        """The job itself if it is let in now; None: it waits."""
+        if not self.rules:
+            return job if self._places.arrived(job) else None
+        return self._judge(job, 0, now)
+
+    def due(self, now: float) -> list[JobView | Reject]:
+        """What becomes of the jobs that were put off until now."""
+        answers = []
+        while self._put_off and (self._put_off[0][0] <= now or self._put_off[0][2].id not in self._waits):
+            _, _, job, following = heappop(self._put_off)
+            if job.id in self._waits:
+                self._waits.remove(job.id)
+                answer = self._judge(job, following, now)
+                if answer is not None:
+                    answers.append(answer)
+        return answers
+
+    def next_due(self) -> float | None:
+        """When the next job was put off until, if one was."""
+        while self._put_off and self._put_off[0][2].id not in self._waits:
+            heappop(self._put_off)
+        return self._put_off[0][0] if self._put_off else None
+
+    def _judge(self, job: JobView, first: int, now: float) -> JobView | Reject | None:
+        forecast, cluster = self._forecast(job), self._cluster(now)
+        for number in range(first, len(self.rules)):
+            verdict = self.rules[number].judge(job, forecast, cluster)
+            if isinstance(verdict, Refusal):
+                if job.pulled:
+                    continue
+                self._tell_over(job.id)
+                return Reject(job.id, verdict.reason, verdict.retry_after_s)
+            if verdict is not None and verdict > now:
+                self._number += 1
+                self._waits.add(job.id)
+                heappush(self._put_off, (verdict, self._number, job, number + 1))
+                return None
+        for rule in self.rules:
+            rule.passed(job, forecast)
+        return job if self._places.arrived(job) else None
+
+    def served(self, job: int, pool: str, service_s: float, tokens: float) -> None:
+        """A call for a job ended."""
+        for rule in self.rules:
+            rule.served(job, pool, service_s, tokens)
+
+    def over(self, job: JobView) -> JobView | None:
+        """A job that was let in reached its end: the job that gets its place, if one waits."""
+        self._tell_over(job.id)
+        return self._places.over(job)
+
+    def withdrawn(self, job: int) -> bool:
+        """A waiting job does not wait any longer. False: it was not waiting."""
+        if job in self._waits:
+            self._waits.remove(job)
+        elif not self._places.withdrawn(job):
+            return False
+        self._tell_over(job)
+        return True
+
+    def _tell_over(self, job: int) -> None:
+        for rule in self.rules:
+            rule.over(job)
+
+    def check(self, admitted: int) -> None:
+        """Assert that the books balance: so many jobs are in."""
+        self._places.check(admitted)
+        listed = [job.id for _, _, job, _ in self._put_off if job.id in self._waits]
+        assert sorted(listed) == sorted(self._waits), "a job that is put off has no time"
+
+
+ADMITS: Registry[Callable[..., Rule | MaxInflight]] = Registry("admit")
+ADMITS["open"] = Open
 ADMITS["max_inflight"] = MaxInflight

@@ -21,7 +21,10 @@ class Batch(Protocol):
 
 
 class Alone:
-    """``none``: every task has a call of its own."""
+    """``none``: every task has a call of its own.
+
+    When: the server batches better by itself. When not: embeddings of many jobs, each a small call.
+    """
 
     def limits(self, task: TaskView) -> BatchLimits | None:  # noqa: ARG002 - whatever the task is
         """None, always."""
@@ -37,6 +40,9 @@ class Window:
     has a call in flight: on an idle pool, waiting would cost latency and save nothing.
 
     A step's own limits may be smaller than these, not larger; its own wait replaces this one.
+
+    When: always for embeddings; a wait only where calls come one by one and each costs much. When not: texts are
+    so long that one fills a call. Source: adaptive batching (Crankshaw et al., "Clipper", NSDI 2017, section 4.3).
     """
 
     def __init__(self, max_items: int = 64, max_tokens: int = 16384, max_wait_ms: float = 0.0) -> None:

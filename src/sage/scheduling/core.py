@@ -6,10 +6,9 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, assert_never
 
 from sage.errors import InternalError
-from sage.scheduling.admit import ADMITS
-from sage.scheduling.batch import BATCHES
-from sage.scheduling.lanes import Task
-from sage.scheduling.limit import LIMITS
+from sage.scheduling.admit import Gate, has_rules
+from sage.scheduling.lanes import NEVER, Task
+from sage.scheduling.learn import Memory
 from sage.scheduling.messages import (
     Admit,
     Command,
@@ -19,6 +18,7 @@ from sage.scheduling.messages import (
     GiveUp,
     JobArrived,
     JobOver,
+    Reject,
     Retry,
     Start,
     TaskDone,
@@ -28,13 +28,11 @@ from sage.scheduling.messages import (
     Tick,
     WakeAt,
 )
-from sage.scheduling.order import ORDERS
-from sage.scheduling.place import PLACES
-from sage.scheduling.policy import Policy, make
-from sage.scheduling.pool import Pool
-from sage.scheduling.retry import Retries, by_deadline
-from sage.scheduling.share import SHARES
-from sage.scheduling.views import JobView, Snapshot
+from sage.scheduling.order import ORDERS, OrderWithLateness
+from sage.scheduling.policy import Policy, make, make_admits
+from sage.scheduling.pool import PARK_S, Pool, open_pool
+from sage.scheduling.retry import UNSERVED, Retries, by_deadline
+from sage.scheduling.views import ClusterView, JobView, Snapshot, TaskView
 
 if TYPE_CHECKING:
     import random
@@ -68,12 +66,19 @@ class Scheduler:
 
     def __init__(self, policy: Policy, rng: random.Random) -> None:
         self.policy = policy
+        self._rng = rng
         self._now = float("-inf")
-        self._admit = make(ADMITS, policy.admit)
         self._order = make(ORDERS, policy.order)
+        self._late = self._order.late if isinstance(self._order, OrderWithLateness) else None
+        self._lingers = getattr(self._order, "lingers", True)
+        rules = make_admits(policy.admit, is_fair=policy.share != "none")
+        is_blind = getattr(self._order, "is_blind", False) and policy.share == "none" and not has_rules(rules)
+        self._memory = Memory(learns=not is_blind)
+        self._gate = Gate(rules, self._memory.learner.forecast, self._cluster)
         self._retries = Retries(policy.retry_budget, rng)
         self._pools: dict[str, Pool] = {}
         self._jobs: dict[int, JobView] = {}  # let in, not over
+        self._rejected: set[int] = set()  # jobs refused, not over
         self._tasks: dict[int, Task] = {}  # not ended
         self._tasks_of: dict[int, dict[int, Task]] = {}  # job -> those of its tasks, if any
         self._delayed: list[tuple[float, int, Task]] = []  # heap: when a failed task queues again
@@ -93,7 +98,7 @@ class Scheduler:
             case TaskReady():
                 self._task_ready(event, now, out)
             case JobArrived():
-                self._job_arrived(event, out)
+                self._job_arrived(event, now, out)
             case JobOver():
                 self._job_over(event, out)
             case TaskFailed():
@@ -105,7 +110,7 @@ class Scheduler:
             case EndpointJoined():
                 self._endpoint_joined(event, now, out)
             case EndpointLeft():
-                self._endpoint_left(event)
+                self._endpoint_left(event, now, out)
             case _:
                 assert_never(event)
         if woken:
@@ -114,27 +119,47 @@ class Scheduler:
 
     # Jobs
 
-    def _job_arrived(self, event: JobArrived, out: list[Command]) -> None:
+    def _job_arrived(self, event: JobArrived, now: float, out: list[Command]) -> None:
         job = event.job
         if job.id in self._jobs:
             raise InternalError(f"job {job.id} arrived twice")
-        if self._admit.arrived(job):
-            self._jobs[job.id] = job
-            out.append(Admit(job.id))
+        if job.weight <= 0 or job.reserved < 0:
+            raise InternalError(f"job {job.id}: weight {job.weight}, reserved {job.reserved}")
+        answer = self._gate.arrived(job, now)
+        if answer is not None:
+            self._answer(answer, out)
+        elif (due := self._gate.next_due()) is not None and due > now + ROUNDING_S:
+            self._ask(due, out)
+
+    def _answer(self, answer: JobView | Reject, out: list[Command]) -> None:
+        """Say that a job is in, or never will be."""
+        if isinstance(answer, Reject):
+            self._rejected.add(answer.job)
+            out.append(answer)
+        else:
+            self._jobs[answer.id] = answer
+            out.append(Admit(answer.id))
 
     def _job_over(self, event: JobOver, out: list[Command]) -> None:
         job = self._jobs.get(event.job)
         if job is None:
-            if not self._admit.withdrawn(event.job):
+            if event.job in self._rejected:
+                self._rejected.remove(event.job)
+            elif not self._gate.withdrawn(event.job):
                 raise InternalError(f"job {event.job} is over, but it is over already or never arrived")
             return
         if event.job in self._tasks_of:
             self._drop_all(event.job)
         del self._jobs[event.job]
-        following = self._admit.over(job)
+        self._memory.job_over(event.job)
+        following = self._gate.over(job)
         if following is not None:
-            self._jobs[following.id] = following
-            out.append(Admit(following.id))
+            self._answer(following, out)
+
+    def _cluster(self, now: float) -> ClusterView:
+        return ClusterView(
+            now, {name: pool.fleet.view(pool.line.queued) for name, pool in self._pools.items()}
+        )
 
     def _drop_all(self, job: int) -> None:
         tasks = list(self._tasks_of[job].values())
@@ -153,43 +178,74 @@ class Scheduler:
                 "is ready twice" if view.id in self._tasks else f"is of job {view.job}, which is not let in"
             )
             raise InternalError(f"task {view.id} {wrong}")
-        pool = self._pools.get(view.pool) or self._new_pool(view.pool)
-        task = Task(view, self._order.key(view), pool)
-        self._tasks[view.id] = task
+        pool = self._pools.get(view.pool) or self._open_pool(view.pool)
+        task = self._new_task(view, pool)
+        self._queue(task, now, out)
+        if pool.fleet.room or pool.fleet.down_since is not None:
+            self._fill(pool, now, out)
+
+    def _new_task(self, view: TaskView, pool: Pool) -> Task:
         siblings = self._tasks_of.get(view.job)
         if siblings is None:
-            self._tasks_of[view.job] = {view.id: task}
-        else:
-            siblings[view.id] = task
-        self._queue(task, now, out)
-        if pool.room:
-            self._fill(pool, now, out)
+            siblings = self._tasks_of[view.job] = {}
+        view = self._memory.filled(view, self._jobs[view.job], len(siblings))
+        late = None if self._late is None else self._late(view)
+        task = Task(view, self._order.key(view), pool, late or NEVER)
+        self._tasks[view.id] = siblings[view.id] = task
+        return task
 
     def _task_done(self, event: TaskDone, now: float, out: list[Command]) -> None:
         task = self._running(event.task)
-        task.pool.end(task)
+        pool, view = task.pool, task.view
+        call = pool.fleet.end(task, None, event.completion_tokens, now, done=True)
+        tokens = event.prompt_tokens + event.completion_tokens
+        pool.line.share.settle(task, tokens or None)
+        service_s = (now - call.started) / call.size
+        self._memory.task_done(view, service_s, event.prompt_tokens, event.completion_tokens)
+        if self._gate.rules:
+            self._gate.served(view.job, view.pool, service_s, tokens)
         self._forget(task)
-        if task.pool.room:
-            self._fill(task.pool, now, out)
+        if pool.fleet.changed:
+            self._breakers_changed(pool, out)
+        if pool.fleet.room and pool.line.queued:
+            if self._lingers:
+                self._ask(
+                    now, out
+                )  # the job's next step, if it is ready at once, may come before those that wait
+            else:
+                self._fill(pool, now, out)
 
     def _task_failed(self, event: TaskFailed, now: float, out: list[Command]) -> None:
         task = self._running(event.task)
-        call = task.pool.end(task)
+        pool = task.pool
+        call = pool.fleet.end(task, event.fault, 0, now, done=False)
+        pool.line.share.settle(task, 0.0 if event.fault in UNSERVED else None)
+        service_s = (now - call.started) / call.size
+        self._memory.task_failed(task.view, service_s)
+        if self._gate.rules:
+            self._gate.served(task.view.job, pool.name, service_s, 0.0)
         task.failures += 1
         paid = call.retry_at is not None and call.retry_at >= now
-        refusal = self._retries.refusal(event, task.failures, paid=paid)
+        budget = call.endpoint.budget
+        refusal = self._retries.refusal(event, task.failures, budget, paid=paid)
         if refusal is not None:
-            self._forget(task)
-            out.append(GiveUp(event.task, task.failures, refusal))
+            self._give_up(task, refusal, out)
         else:
             if call.retry_at is None or not paid:
-                call.retry_at = self._retries.next_call(event, task.failures, now)
+                call.retry_at = self._retries.next_call(event, task.failures, budget, now)
             due = by_deadline(call.retry_at, task.view.deadline, now)
             task.state = "delayed"
             heappush(self._delayed, (due, event.task, task))
             out.append(Retry(event.task, task.failures, due - now))
             self._ask(due, out)
-        self._fill(task.pool, now, out)
+        if pool.fleet.changed:
+            self._breakers_changed(pool, out)
+        self._fill(pool, now, out)
+
+    def _give_up(self, task: Task, reason: str, out: list[Command]) -> None:
+        self._memory.cut_short(task.view.job)
+        self._forget(task)
+        out.append(GiveUp(task.view.id, task.failures, reason))
 
     def _task_dropped(self, event: TaskDropped) -> None:
         task = self._tasks.get(event.task)
@@ -209,7 +265,8 @@ class Scheduler:
 
     def _drop(self, task: Task) -> None:
         if task.state == "queued":
-            task.pool.drop(task)
+            task.pool.line.drop(task)
+        self._memory.cut_short(task.view.job)
         self._forget(task)
 
     def _forget(self, task: Task) -> None:
@@ -222,18 +279,45 @@ class Scheduler:
             del self._tasks_of[view.job]
 
     def _queue(self, task: Task, now: float, out: list[Command]) -> None:
-        due = task.pool.push(task, now)
+        pool = task.pool
+        due = pool.line.push(task, now, idle=pool.fleet.in_flight == 0)
         if due is not None:
             self._ask(due, out)
 
     def _fill(self, pool: Pool, now: float, out: list[Command]) -> None:
-        """Start calls while there is room and somebody waits."""
-        while pool.room and pool.queued and (tasks := pool.pop(now)):
-            call = pool.start(tasks)
-            self._retries.called()
+        """Start calls while there is room and somebody waits; give up those that wait in vain."""
+        fleet, line = pool.fleet, pool.line
+        while fleet.room and line.queued and (tasks := line.pop(now, idle=fleet.in_flight == 0)):
+            call = fleet.start(tasks, now)
+            for task in tasks:
+                line.share.charge(task)
+            self._retries.called(call.endpoint.budget)
             out.append(Start(tuple([task.view.id for task in tasks]), call.endpoint.name))
+        if fleet.down_since is not None and line.queued:
+            self._park(pool, now, out)
+
+    def _park(self, pool: Pool, now: float, out: list[Command]) -> None:
+        """The pool is down: its tasks wait for a probe to succeed, for a while."""
+        hopeless_at = pool.hopeless_at
+        assert hopeless_at is not None
+        if now + ROUNDING_S < hopeless_at:
+            self._ask(hopeless_at, out)
+            return
+        reason = f"every endpoint of pool {pool.name!r} has been failing for {PARK_S:g} s"
+        parked = [task for task in self._tasks.values() if task.pool is pool and task.state == "queued"]
+        for task in parked:
+            pool.line.drop(task)
+            self._give_up(task, reason, out)
 
     # Endpoints
+
+    def _breakers_changed(self, pool: Pool, out: list[Command]) -> None:
+        """Tell of it, and ask for a Tick when a probe may be sent."""
+        out += pool.fleet.changed
+        pool.fleet.changed.clear()
+        probe = pool.fleet.next_probe()
+        if probe is not None:
+            self._ask(probe, out)
 
     def _endpoint_joined(self, event: EndpointJoined, now: float, out: list[Command]) -> None:
         if event.limit < 1:
@@ -245,28 +329,22 @@ class Scheduler:
             raise InternalError(
                 f"endpoint {event.name!r} joined pool {event.pool!r}, but is in {known.name!r}"
             )
-        pool = self._pools.get(event.pool) or self._new_pool(event.pool)
-        pool.join(event.name, event.limit)
+        pool = self._pools.get(event.pool) or self._open_pool(event.pool)
+        pool.fleet.join(event.name, event.limit, now)
         self._fill(pool, now, out)
 
-    def _endpoint_left(self, event: EndpointLeft) -> None:
+    def _endpoint_left(self, event: EndpointLeft, now: float, out: list[Command]) -> None:
         pool = self._pool_with(event.name)
-        if pool is None or not pool.is_open(event.name):
+        if pool is None or not pool.fleet.is_joined(event.name):
             raise InternalError(f"endpoint {event.name!r} left, but it had not joined, or has left already")
-        pool.leave(event.name)
+        pool.fleet.leave(event.name, now)
+        self._fill(pool, now, out)  # with it may have gone the last endpoint that did not fail
 
     def _pool_with(self, endpoint: str) -> Pool | None:
-        return next((pool for pool in self._pools.values() if pool.has(endpoint)), None)
+        return next((pool for pool in self._pools.values() if pool.fleet.has(endpoint)), None)
 
-    def _new_pool(self, name: str) -> Pool:
-        policy = self.policy
-        pool = self._pools[name] = Pool(
-            name,
-            make(SHARES, policy.share),
-            make(PLACES, policy.place),
-            make(LIMITS, policy.limit),
-            make(BATCHES, policy.batch),
-        )
+    def _open_pool(self, name: str) -> Pool:
+        pool = self._pools[name] = open_pool(name, self.policy, self._rng)
         return pool
 
     # Time
@@ -287,19 +365,26 @@ class Scheduler:
             if task.state == "delayed":
                 self._queue(task, now, out)
         for pool in self._pools.values():
-            pool.open_due(soon)
+            pool.line.open_due(soon, idle=pool.fleet.in_flight == 0)
+            pool.fleet.probe_due(soon)
+            if pool.fleet.changed:
+                self._breakers_changed(pool, out)
 
     def _start_due(self, now: float, out: list[Command]) -> None:
-        """Start what was put off until now, and ask for the next Tick."""
+        """Start and let in what was put off until now, and ask for the next Tick."""
+        for answer in self._gate.due(now + ROUNDING_S):
+            self._answer(answer, out)
         for pool in self._pools.values():
             self._fill(pool, now, out)
-            due = pool.next_due()
-            if due is not None:
-                self._ask(due, out)
         while self._delayed and self._delayed[0][2].state == "over":
             heappop(self._delayed)
+        due = [time for pool in self._pools.values() if (time := pool.next_due()) is not None]
         if self._delayed:
-            self._ask(self._delayed[0][0], out)
+            due.append(self._delayed[0][0])
+        if (put_off := self._gate.next_due()) is not None:
+            due.append(put_off)
+        if due:
+            self._ask(min(due), out)
 
     # Looking in
 
@@ -308,23 +393,28 @@ class Scheduler:
         states = [task.state for task in self._tasks.values()]
         return Snapshot(
             admitted=len(self._jobs),
-            waiting=self._admit.waiting,
-            queued={name: pool.queued for name, pool in self._pools.items()},
+            waiting=self._gate.waiting,
+            queued={name: pool.line.queued for name, pool in self._pools.items()},
             delayed=states.count("delayed"),
             running=states.count("running"),
-            endpoints=tuple(view for pool in self._pools.values() for view in pool.views()),
+            endpoints=tuple(view for pool in self._pools.values() for view in pool.fleet.views()),
+            down=tuple(name for name, pool in self._pools.items() if pool.fleet.down_since is not None),
         )
 
     def check(self) -> None:
         """Assert every invariant of the state. Slow: for tests and simulations, after each event."""
-        self._admit.check(len(self._jobs))
+        self._gate.check(len(self._jobs))
+        lingers = bool(self._wakes) and self._wakes[-1] <= self._now + ROUNDING_S
         for pool in self._pools.values():
-            pool.check([task for task in self._tasks.values() if task.pool is pool])
+            pool.check([task for task in self._tasks.values() if task.pool is pool], lingers=lingers)
         listed = {key: task for tasks in self._tasks_of.values() for key, task in tasks.items()}
         assert listed == self._tasks
         assert self._tasks_of.keys() <= self._jobs.keys()
+        self._memory.check(self._jobs)
         due = [time for time, _, task in self._delayed if task.state == "delayed"]
         assert len(due) == sum(task.state == "delayed" for task in self._tasks.values())
         due += [time for pool in self._pools.values() if (time := pool.next_due()) is not None]
+        if (put_off := self._gate.next_due()) is not None:
+            due.append(put_off)
         assert not due or (self._wakes and self._wakes[-1] <= min(due)), "a task nobody will wake"
         assert self._wakes == sorted(self._wakes, reverse=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from sage.errors import EngineFault
-from sage.scheduling.views import JobView, TaskView
+from sage.scheduling.views import EndpointState, JobView, TaskView
 
 __all__ = [
     "Admit",
     "Command",
+    "EndpointChanged",
     "EndpointJoined",
     "EndpointLeft",
     "Event",
@@ -137,10 +138,19 @@ class Retry(msgspec.Struct, frozen=True, gc=False):
 
 
 class GiveUp(msgspec.Struct, frozen=True, gc=False):
-    """The failed task will not be tried again."""
+    """The task will not be tried again; or not at all, since its pool has been down for too long."""
 
     task: int
     attempts: int
+    reason: str
+
+
+class EndpointChanged(msgspec.Struct, frozen=True, gc=False):
+    """For the log: the breaker of an endpoint opened, lets a probe through, or closed again."""
+
+    endpoint: str
+    pool: str
+    state: EndpointState
     reason: str
 
 
@@ -150,4 +160,4 @@ class WakeAt(msgspec.Struct, frozen=True, gc=False):
     time: float
 
 
-Command = Admit | Reject | Start | Retry | GiveUp | WakeAt
+Command = Admit | Reject | Start | Retry | GiveUp | EndpointChanged | WakeAt

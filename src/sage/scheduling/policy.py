@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 
 from sage.errors import InputError, nearest
 from sage.registry import Registry
-from sage.scheduling.admit import ADMITS
+from sage.scheduling.admit import ADMITS, MaxInflight, Rule
 from sage.scheduling.batch import BATCHES
 from sage.scheduling.limit import LIMITS
 from sage.scheduling.order import ORDERS
 from sage.scheduling.place import PLACES
+from sage.scheduling.rules import Feasible
 from sage.scheduling.share import SHARES
 
-__all__ = ["AXES", "PRESETS", "Policy", "make", "parse_policy"]
+__all__ = ["AXES", "PRESETS", "Policy", "make", "make_admits", "options", "parse_policy"]
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Policy:
     >>> parse_policy(str(policy)) == policy
     True
 
+    ``admit`` may be several, joined by ``+``: they judge in this order, and ``max_inflight`` is always the last.
+
     Raises:
         InputError: an unknown name or argument, or an argument out of its range.
     """
@@ -58,10 +61,13 @@ class Policy:
     limit: str = "static"
     batch: str = "window"
     retry_budget: float | None = 0.1  # retries for each call made; None: no budget
+    breaker: bool = True  # endpoints that keep failing are not called for a while
 
     def __post_init__(self) -> None:
         for axis, registry in AXES.items():
-            object.__setattr__(self, axis, _canonical(registry, getattr(self, axis)))
+            said = getattr(self, axis)
+            shown = _canonical_admits(said) if axis == "admit" else _canonical(registry, said)
+            object.__setattr__(self, axis, shown)
         if self.retry_budget is not None and not 0 <= self.retry_budget <= 1:
             raise InputError(f"retry_budget is {self.retry_budget}, expected 0 to 1, or 'off'")
 
@@ -74,8 +80,10 @@ class Policy:
         return ",".join(f"{name}={_shown(value)}" for name, value in items if value != getattr(default, name))
 
 
-def _shown(value: str | float | None) -> str:
-    return "off" if value is None else str(value)
+def _shown(value: str | float | bool | None) -> str:
+    if value is True:
+        return "on"
+    return "off" if value is None or value is False else str(value)
 
 
 def parse_policy(text: str) -> Policy:
@@ -98,46 +106,100 @@ def parse_policy(text: str) -> Policy:
     base = Policy()
     if items and "=" not in items[0].partition("(")[0]:
         base = PRESETS[items.pop(0)]
-    changes: dict[str, str | float | None] = {}
+    changes: dict[str, str | float | bool | None] = {}
     for item in items:
         axis, value = _change(item, text)
         if axis in changes:
             raise InputError(f"policy {text!r} says {axis!r} twice; keep one")
         changes[axis] = value
+    places = changes.pop("max_inflight", None)
+    if places is not None:
+        changes["admit"] = _with_places(str(changes.get("admit", base.admit)), str(places), text)
     return replace(base, **changes)  # type: ignore[arg-type]  # _change checked the names and types
 
 
-def _change(item: str, text: str) -> tuple[str, str | float | None]:
+def _with_places(admit: str, places: str, text: str) -> str:
+    others = [said for said in _members(admit) if said != "max_inflight"]
+    if any(said.startswith("max_inflight") for said in others) and "admit=" in text.replace(" ", ""):
+        raise InputError(f"policy {text!r} says 'max_inflight' twice; keep one")
+    return "+".join([*(said for said in others if not said.startswith("max_inflight")), places])
+
+
+def _change(item: str, text: str) -> tuple[str, str | float | bool | None]:
     axis, equals, value = (part.strip() for part in item.partition("="))
-    known = [*AXES, "max_inflight", "retry_budget"]
+    known = [*AXES, "max_inflight", "retry_budget", "breaker"]
     if not equals or not value:
         raise InputError(f"policy {text!r}: {item!r} is no choice; write AXIS=NAME, such as order=fifo")
     if axis not in known:
         raise InputError(f"policy {text!r}: unknown axis {axis!r}: {nearest(axis, known)}")
     if axis == "max_inflight":
-        return "admit", f"max_inflight(jobs={value})"
+        return axis, f"max_inflight(jobs={value})"
     if axis == "retry_budget":
         return axis, None if value == "off" else _number(value, float, "retry_budget")
+    if axis == "breaker":
+        if value not in {"on", "off"}:
+            raise InputError(f"breaker is {value!r}, expected 'on' or 'off'")
+        return axis, value == "on"
     return axis, value
 
 
-def make(registry: Registry[Callable[..., T]], text: str) -> T:
+def _members(text: str) -> list[str]:
+    """The parts of a list of members."""
+    return [part.strip() for part in text.split("+")]
+
+
+def make_admits(text: str, **given: Any) -> list[Rule | MaxInflight]:
+    """Fresh rules of admission from their text, in its order.
+
+    Raises:
+        InputError: as in ``make``; or a rule is said twice.
+    """
+    parts = _members(text)
+    names = [part.partition("(")[0].strip() for part in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"admit {text!r} says {name!r} twice; keep one")
+    return [make(ADMITS, part, **given) for part in parts]
+
+
+def _canonical_admits(text: str) -> str:
+    make_admits(text, is_fair=False)
+    parts = [_canonical(ADMITS, part) for part in _members(text)]
+    said = [part for part in parts if part not in {"open", "max_inflight"}]
+    return "+".join(said) or parts[0]
+
+
+def options(member: Callable[..., object]) -> list[inspect.Parameter]:
+    """What can be said to a member in text. Keyword-only parameters without default come from the scheduler."""
+    parameters = inspect.signature(member).parameters.values()
+    return [parameter for parameter in parameters if parameter.default is not parameter.empty]
+
+
+def make(registry: Registry[Callable[..., T]], text: str, **given: Any) -> T:
     """A fresh member of an axis from its text: ``name`` or ``name(argument=value, …)``.
+
+    ``given`` is what the scheduler hands to members that ask for it: ``rng`` to places, ``is_fair`` to rules.
 
     Raises:
         InputError: an unknown name or argument, or an argument out of its range.
     """
     name, arguments = _parse_member(registry, text)
-    return registry[name](**arguments)
+    parameters = inspect.signature(registry[name]).parameters.values()
+    asked = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    return registry[name](**arguments, **{key: given[key] for key in asked})
 
 
 def _canonical(registry: Registry[Callable[..., T]], text: str) -> str:
     """The one spelling of a member: arguments in their own order, those equal to their default left out."""
-    make(registry, text)
+    make(registry, text, rng=None, is_fair=False)
     name, arguments = _parse_member(registry, text)
-    parameters = inspect.signature(registry[name]).parameters.values()
-    said = [(p.name, arguments[p.name]) for p in parameters if arguments.get(p.name, p.default) != p.default]
-    return f"{name}({','.join(f'{key}={value}' for key, value in said)})" if said else name
+    said = [(p.name, arguments[p.name]) for p in options(registry[name]) if p.name in arguments]
+    changed = [f"{key}={value}" for key, value in said if value != _default(registry[name], key)]
+    return f"{name}({','.join(changed)})" if changed else name
+
+
+def _default(member: Callable[..., object], name: str) -> object:
+    return inspect.signature(member).parameters[name].default
 
 
 def _parse_member(registry: Registry[Callable[..., T]], text: str) -> tuple[str, dict[str, float]]:
@@ -147,7 +209,7 @@ def _parse_member(registry: Registry[Callable[..., T]], text: str) -> tuple[str,
             f"{registry.kind} {text!r} is not NAME or NAME(ARGUMENT=VALUE,…): {nearest(text, registry)}"
         )
     name = matched["name"]
-    parameters = inspect.signature(registry[name]).parameters
+    parameters = {parameter.name: parameter for parameter in options(registry[name])}
     arguments: dict[str, float] = {}
     for item in (matched["arguments"] or "").split(","):
         if not item.strip():
@@ -173,3 +235,8 @@ def _number(text: str, kind: type[int | float], what: str) -> float:
 PRESETS: Registry[Policy] = Registry("policy")
 PRESETS["fifo"] = Policy(order="fifo", place="round_robin")
 PRESETS["load_aware"] = Policy(order="fifo", place="least_loaded")
+PRESETS["priority"] = Policy(order="priority", place="least_loaded")
+PRESETS["slack"] = Policy(
+    admit="feasible", share="weighted_fair", order="slack", place="prefix_affinity", limit="adaptive"
+)
+assert ADMITS["feasible"] is Feasible  # its module is imported, so that its rules are registered

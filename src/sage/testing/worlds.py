@@ -26,6 +26,7 @@ from sage.scheduling.messages import (
     GiveUp,
     JobArrived,
     JobOver,
+    Reject,
     Start,
     TaskDone,
     TaskDropped,
@@ -34,9 +35,10 @@ from sage.scheduling.messages import (
     Tick,
     WakeAt,
 )
-from sage.scheduling.policy import Policy
+from sage.scheduling.policy import AXES, Policy
 from sage.scheduling.views import BatchLimits, JobView, TaskView
-from sage.testing.witness import Violation, Witness, Work
+from sage.testing.hosts import Violation, Work
+from sage.testing.witness import Witness
 
 __all__ = ["Result", "World", "simulate"]
 
@@ -46,6 +48,17 @@ BATCHES = (
     "window(max_items=3,max_tokens=40)",
     "window(max_items=4,max_tokens=60,max_wait_ms=80)",
 )
+#: Members as this module was imported, so that a seed means the same whatever is registered later.
+SHARES, ORDERS, PLACES = (tuple(AXES[axis]) for axis in ("share", "order", "place"))
+RULES = (
+    "feasible(load=0.0)+",
+    "feasible+",
+    "stagger(seconds=0.3)+",
+    "stagger+",
+    "token_bucket(rate=40,burst_s=2,wait_s=5)+feasible(load=0.5)+",
+)
+#: Tenants, their weights and the calls at once that each has for itself.
+TENANTS = (("acme", 1.0, 0), ("acme", 1.0, 0), ("blue", 3.0, 1), ("corp", 0.5, 0))
 FAULTS: tuple[EngineFault, ...] = ("unreachable", "timeout", "overloaded", "failed", "refused", "stalled")
 
 
@@ -69,13 +82,17 @@ class Job:
 
 
 def random_policy(rng: random.Random) -> Policy:
-    """One of the policies that the witness can judge."""
+    """Any combination of the built-in members."""
+    rules = rng.choice(("", "", *RULES))
     return Policy(
-        admit=f"max_inflight(jobs={rng.randint(1, 12)})",
-        order=rng.choice(("fifo", "job_fifo")),
-        place=rng.choice(("round_robin", "least_loaded")),
+        admit=f"{rules}max_inflight(jobs={rng.randint(1, 12)})",
+        share=rng.choice(("none", *SHARES)),
+        order=rng.choice(ORDERS),
+        place=rng.choice(PLACES),
+        limit=rng.choice(("static", "static", "adaptive")),
         batch=rng.choice(BATCHES),
         retry_budget=rng.choice((0.1, None)),
+        breaker=rng.random() < 0.8,
     )
 
 
@@ -102,6 +119,7 @@ class World:
         self.outcomes: Counter[str] = Counter()
         self.jobs: dict[int, Job] = {}
         self.fault_rate = self.rng.choice((0.0, 0.1, 0.4))
+        self.sick: dict[str, tuple[float, float]] = {}  # endpoint -> from when to when all its calls fail
         self._task_ids = 0
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._invent()
@@ -131,12 +149,14 @@ class World:
                     self._later(0.0, partial(self._go_on, job))
                 case Start():
                     took_s = self.rng.expovariate(1.0)
-                    self._later(took_s, partial(self._finish, command.tasks))
+                    self._later(took_s, partial(self._finish, command.tasks, command.endpoint))
                 case WakeAt():
                     late_s = self.rng.choice((0.0, 0.0, 0.002))
                     self._later(command.time - self.now + late_s, partial(self._tell, Tick()))
                 case GiveUp():
                     self._give_up(command)
+                case Reject():
+                    self._end(self.jobs[command.job], "rejected")
                 case _:
                     pass
 
@@ -153,6 +173,9 @@ class World:
                 self._later(rng.choice((0.0, 0.0, 2.0)), partial(self._join, name, pool))
                 for _ in range(rng.choice((0, 0, 1, 3))):
                     self._later(rng.uniform(0, 20), partial(self._shake, name, pool))
+                if rng.random() < 0.2:
+                    began = rng.uniform(0, 10)
+                    self.sick[name] = (began, began + rng.choice((3.0, 20.0, 150.0)))
         at = 0.0
         for number in range(rng.randint(1, 30)):
             at += rng.choice((0.0, rng.expovariate(3.0)))
@@ -165,32 +188,51 @@ class World:
     def _arrive(self, number: int) -> None:
         rng = self.rng
         run = rng.choice(("a", "a", "b"))
+        tenant, weight, reserved = rng.choice(TENANTS)
         view = JobView(
             number,
             run,
-            "p",
+            rng.choice(("p", "p", "q")),
             self.now,
+            tenant,
+            rng.choice((-10, 0, 0, 3)),
+            weight=weight,
+            reserved=reserved,
+            pulled=rng.random() < 0.5,
             deadline=self.now + rng.uniform(1, 8) if rng.random() < 0.3 else None,
             max_inflight=2 if run == "b" else None,
         )
-        stages = [[self._template(view) for _ in range(rng.randint(1, 4))] for _ in range(rng.randint(1, 4))]
+        num_stages = rng.randint(1, 4)
+        knows_path = rng.random() < 0.5
+        stages = [
+            [
+                self._template(view, num_stages - stage, knows_path=knows_path)
+                for _ in range(rng.randint(1, 4))
+            ]
+            for stage in range(num_stages)
+        ]
         self.jobs[number] = Job(view, stages)
         self._tell(JobArrived(view))
 
-    def _template(self, job: JobView) -> TaskView:
+    def _template(self, job: JobView, remaining_steps: int, *, knows_path: bool) -> TaskView:
         rng = self.rng
         embed = rng.random() < 0.5
         key = rng.choice(("m", "m", "small", None)) if embed else None
         return TaskView(
             id=0,
             job=job.id,
-            step="s",
-            pipeline="p",
+            step=f"s{remaining_steps}[{rng.randint(0, 9)}]",
+            pipeline=job.pipeline,
             pool="embedder" if embed else "llm",
             kind="embed" if embed else "generate",
             arrived=job.arrived,
             ready=0.0,
+            tenant=job.tenant,
+            priority=job.priority,
             deadline=job.deadline,
+            remaining_steps=remaining_steps,
+            path=tuple(f"{job.pipeline}/{n}" for n in range(remaining_steps, 0, -1)) if knows_path else (),
+            prefix_key=rng.choice((None, "a", "b", "c")),
             in_tokens=rng.randint(0, 30),
             max_out_tokens=0 if embed else rng.randint(1, 50),
             batch_key=key,
@@ -203,7 +245,7 @@ class World:
     def _shake(self, name: str, pool: str) -> None:
         """An endpoint changes its limit, or leaves and comes back."""
         host = self.witness.hosts.get(name)
-        if host is not None and host.open and self.rng.random() < 0.7:
+        if host is not None and host.joined and self.rng.random() < 0.7:
             self._tell(EndpointLeft(name))
             self._later(self.rng.expovariate(0.5), partial(self._join, name, pool))
         else:
@@ -224,12 +266,15 @@ class World:
             views.append(msgspec.structs.replace(template, id=self._task_ids, ready=self.now))
         job.tasks = {view.id for view in views}
         for view in views:
-            self._tell(TaskReady(view))
+            if view.id in job.tasks:  # unless the job was stopped meanwhile
+                self._tell(TaskReady(view))
 
-    def _finish(self, tasks: tuple[int, ...]) -> None:
+    def _finish(self, tasks: tuple[int, ...], endpoint: str) -> None:
         """A call ends: its tasks are done, or have failed together. Those aborted meanwhile are gone."""
         call = next((call for call in map(self._call_of, tasks) if call is not None), None)
-        fault = self.rng.choice(FAULTS) if self.rng.random() < self.fault_rate else None
+        began, ended = self.sick.get(endpoint, (0.0, 0.0))
+        fails = began <= self.now < ended or self.rng.random() < self.fault_rate
+        fault = self.rng.choice(FAULTS) if fails else None
         after_s = self.rng.choice((None, 0.5, 5.0)) if fault == "overloaded" else None
         seen = fault == "stalled" and self.rng.random() < 0.5
         for task in tasks:
@@ -249,7 +294,9 @@ class World:
         return None if work is None else work.call
 
     def _give_up(self, given_up: GiveUp) -> None:
-        job = next(job for job in self.jobs.values() if given_up.task in job.tasks)
+        job = next((job for job in self.jobs.values() if given_up.task in job.tasks), None)
+        if job is None:  # stopped meanwhile: another of its tasks was given up in the same answer
+            return
         job.tasks.remove(given_up.task)
         if job.state == "in":
             self._stop(job, "failed")
@@ -277,8 +324,8 @@ class World:
         self._end(job, outcome)
 
     def _works(self, job: Job, *states: str) -> list[Work]:
-        works = [self.witness.works[task] for task in sorted(job.tasks)]
-        return [work for work in works if work.state in states]
+        works = [self.witness.works.get(task) for task in sorted(job.tasks)]
+        return [work for work in works if work is not None and work.state in states]
 
     def _drop(self, job: Job, work: Work) -> None:
         job.tasks.remove(work.view.id)
