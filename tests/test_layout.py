@@ -42,6 +42,7 @@ CONFINED: dict[str, tuple[str, ...]] = {
     "matplotlib": ("sage.bench.",),
     "msgspec": ("sage.",),
     "numpy": ("sage.",),
+    "opentelemetry": ("sage.runtime.telemetry",),
     "ray": ("sage.runtime.ray",),
     "rich": ("sage.cli.",),
     "tokenizers": ("sage.engines.bert",),

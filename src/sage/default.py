@@ -15,15 +15,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sage.errors import InputError
 from sage.graph.values import Record
-from sage.runtime.base import JobFailure, JobOptions, RunEvent
+from sage.runtime.base import JobFailure, RunEvent
 from sage.runtime.feed import Source
+from sage.runtime.options import JobOptions, ManyArguments, RunArguments
+from sage.runtime.stream import OpenStream, results_of
 from sage.runtime.thread import LoopThread
-from sage.session import CURRENT, ManyArguments, OpenStream, RunArguments, RunResult, Session, results_of
+from sage.session import CURRENT, RunResult, Session
 
 if TYPE_CHECKING:
     from sage.pipeline import Pipeline
 
 __all__ = ["call_blocking", "events_anywhere", "run_anywhere", "run_blocking", "stream_anywhere"]
+
+
+def _before_executors_end(close: Callable[[], None]) -> None:
+    """Call something when the interpreter ends, while threads can still be given work.
+
+    Plain ``atexit`` comes too late: thread pools, which engines close with, have ended by then.
+    """
+    register = getattr(threading, "_register_atexit", atexit.register)
+    register(close)
 
 
 class _Held:
@@ -70,7 +81,7 @@ class _Default:
         with self._lock:
             if self._thread is None:
                 self._thread = LoopThread("sage-default-session")
-                atexit.register(self.close)
+                _before_executors_end(self.close)
             return self._thread
 
     async def session(self) -> Session:
@@ -111,7 +122,12 @@ def _own(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def call_blocking(pipeline: Pipeline, fields: Mapping[str, Any]) -> Record:
-    """One record through the default session, from any thread."""
+    """One record through the default session, from any thread.
+
+    Raises:
+        InputError: called inside an open session, which has engines of its own.
+    """
+    _refuse_inside()
 
     async def work() -> Record:
         return await (await DEFAULT.session()).call(pipeline, fields)
@@ -119,8 +135,17 @@ def call_blocking(pipeline: Pipeline, fields: Mapping[str, Any]) -> Record:
     return DEFAULT.thread().run(work())
 
 
+def _refuse_inside() -> None:
+    if CURRENT.get() is not None:
+        raise InputError(
+            "a blocking call inside an open Session would not use it, or wait for itself; "
+            "write await session(pipeline, …), or await pipeline.arun(…)"
+        )
+
+
 def run_blocking(pipeline: Pipeline, records: Source, arguments: RunArguments) -> RunResult:
-    """Many records through the default session, from any thread."""
+    """Many records through the default session, from any thread. Refused inside an open session."""
+    _refuse_inside()
     return DEFAULT.thread().run(_run(pipeline, records, dict(arguments)))
 
 

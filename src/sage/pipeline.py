@@ -17,7 +17,8 @@ from sage.ops.flow import nested
 if TYPE_CHECKING:
     from sage.runtime.base import JobFailure, RunEvent
     from sage.runtime.feed import Source
-    from sage.session import RunArguments, RunResult
+    from sage.runtime.options import RunArguments
+    from sage.session import RunResult
 
 __all__ = ["Pipeline"]
 
@@ -118,7 +119,7 @@ class Pipeline:
         return call_blocking(self, fields)
 
     def run(self, records: Source, /, **arguments: Unpack[RunArguments]) -> RunResult:
-        """Run many records and keep the results. Blocks. See :class:`sage.session.RunArguments`."""
+        """Run many records and keep the results. Blocks. See :class:`sage.runtime.options.RunArguments`."""
         from sage.default import run_blocking
 
         return run_blocking(self, records, arguments)
@@ -144,7 +145,7 @@ class Pipeline:
             records: an iterable or async iterable of mappings; pulled only as places become free.
             ordered: yield in the order of the source.
             errors: "raise" finishes all other records, then raises; "yield" yields a JobFailure in its place.
-            **arguments: see :class:`sage.session.RunArguments`.
+            **arguments: see :class:`sage.runtime.options.RunArguments`.
         """
         from sage.default import stream_anywhere
 

@@ -31,6 +31,10 @@ class Registry(Mapping[str, T], Generic[T]):
             raise InputError(f"{self.kind} {name!r} is already registered; choose another name")
         self._members[name] = member
 
+    def replace(self, name: str, member: T) -> None:
+        """Put a member in the place of another, or of none."""
+        self._members[name] = member
+
     def __getitem__(self, name: str) -> T:
         try:
             return self._members[name]

@@ -10,23 +10,27 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from sage.clock import Clock, monotonic
 from sage.engines.base import Engine, EngineInfo
-from sage.errors import Fault, InputError, PipelineError, SageError, nearest
+from sage.errors import Fault, InputError, PipelineError, nearest
 from sage.graph.plan import Plan
 from sage.graph.values import Record
-from sage.runtime.base import JobFailure, JobOptions, Progress, RunEvent
+from sage.runtime.base import JobFailure, RunEvent
 from sage.runtime.calls import Calls
 from sage.runtime.driver import Driver
 from sage.runtime.endpoints import Endpoints
 from sage.runtime.feed import Channel, Collected, InOrder, Sink, Source, feed
 from sage.runtime.inline import Inline
 from sage.runtime.ledger import Ledger
+from sage.runtime.manifest import Kind
+from sage.runtime.options import JobArguments, JobOptions, ManyArguments, Tenant
 from sage.runtime.program import Program, build_program
+from sage.runtime.prometheus import EventCounts, exposition
 from sage.runtime.recorder import Recorder, RunResult, begin_run
 from sage.runtime.reuse import Reuse
+from sage.runtime.stream import OpenStream, error_of, results_of
 from sage.scheduling.core import Scheduler
 from sage.scheduling.messages import EndpointJoined
 from sage.scheduling.policy import parse_policy
@@ -34,36 +38,13 @@ from sage.scheduling.views import Snapshot
 from sage.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
     from sage.index.index import Index
     from sage.pipeline import Pipeline
+    from sage.runtime.telemetry import Telemetry
 
-__all__ = ["CURRENT", "JobArguments", "OpenStream", "RunArguments", "RunResult", "Session", "results_of"]
-
-
-class JobArguments(TypedDict, total=False):
-    """What may be said of jobs. Text ``"{field}"`` takes the value from each record."""
-
-    tenant: str  # on whose behalf; "default"
-    priority: int | str  # higher runs first; "batch", "normal" or "interactive" stand for -10, 0, 10
-    deadline_s: float | str  # seconds from arrival by which a job should be done
-    expire: bool  # make the deadline hard
-    timeout_s: float  # stop a job after so long
-
-
-class ManyArguments(JobArguments, total=False):
-    """What may be said of a run of many records."""
-
-    max_inflight: int  # jobs at once; 64
-    record: bool  # False: leave no run folder
-    on_end: Progress  # called with the outcome of each job as it ends
-
-
-class RunArguments(ManyArguments, total=False):
-    """What may be said of a run outside a session."""
-
-    engines: Mapping[str, Any]  # pool -> address, several addresses, or an open Engine
-    indexes: Mapping[str, Any]  # name -> folder or open Index
-    policy: str
+__all__ = ["CURRENT", "RunResult", "Session"]
 
 
 FLUSH_S = 0.5  # events reach the disk this soon
@@ -95,6 +76,10 @@ class Session:
         settings: everything else; None: ``sage.toml`` and the environment.
         seed: of everything random in scheduling.
         clock: seconds that never go back; a loop in virtual time brings its own.
+        telemetry: an exporter of OpenTelemetry's SDK; gets a span for every job, step and call of recorded runs, and
+            is closed with the session. Needs the extra ``otel``. If it fails, there is one warning and runs go on.
+        tenants: what each tenant may claim of shared engines; those not named count as equals.
+        kind: what the manifests of its runs say they are; "simulated" where engines and clock are.
     """
 
     def __init__(
@@ -108,6 +93,9 @@ class Session:
         settings: Settings | None = None,
         seed: int = 0,
         clock: Clock = monotonic,
+        telemetry: SpanExporter | None = None,
+        tenants: Mapping[str, Tenant] | None = None,
+        kind: Kind = "measured",
     ) -> None:
         base = settings if settings is not None else Settings.load()
         self._settings = replace(
@@ -116,13 +104,19 @@ class Session:
             max_inflight=max_inflight if max_inflight is not None else base.max_inflight,
             record=record if record is not None else base.record,
         )
-        if self._settings.max_inflight < 1:
+        if self._settings.max_inflight is not None and self._settings.max_inflight < 1:
             raise InputError(f"max_inflight is {self._settings.max_inflight}, expected at least 1")
+        if telemetry is not None and not self._settings.record:
+            raise InputError("telemetry is made from the event log, but record is False; say record=True")
+        self._telemetry = _telemetry(telemetry) if telemetry is not None else None
+        self._counts = EventCounts()
         self._policy = parse_policy(self._settings.policy)
         self._addresses = {**base.engines, **_several(engines or {})}
         self._indexes: dict[str, Any] = {**base.indexes, **(indexes or {})}
         self._seed = seed
         self._clock = clock
+        self._tenants = dict(tenants or {})
+        self._kind: Kind = kind
         self._programs: dict[int, Program] = {}  # by identity of the plan, which the program keeps alive
         self._feeds: set[asyncio.Task[None]] = set()
         self._single: Recorder | None = None  # the run that single calls belong to
@@ -140,7 +134,7 @@ class Session:
         self._reuse = Reuse(self._settings.cache_dir / "answers.sqlite")
         self._calls = Calls(self._scheduler, self._endpoints, self._reuse, self._clock, self._group)
         ledger = Ledger(self._clock)
-        self._driver = Driver(self._calls, ledger, self._clock)
+        self._driver = Driver(self._calls, ledger, self._clock, self._tenants)
         self._inline = Inline(ledger, self._clock)
         self._flushing = self._group.create_task(self._flush_logs()) if self._settings.record else None
         self._token = CURRENT.set(self)
@@ -166,6 +160,9 @@ class Session:
             await self._stack.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             raise _only(group) from None
+        finally:
+            if self._telemetry is not None:
+                await asyncio.to_thread(self._telemetry.close)
 
     async def __call__(self, pipeline: Pipeline, /, **fields: Any) -> Record:
         """Run one record and return it, finished.
@@ -252,9 +249,23 @@ class Session:
         task.add_done_callback(self._feeds.discard)
         return OpenStream(channel, task, "")
 
+    @property
+    def run_id(self) -> str | None:
+        """Names the run that single calls and their events belong to; None before the first."""
+        return None if self._single is None else self._single.run.id
+
     def snapshot(self) -> Snapshot:
         """What the scheduler holds right now: jobs, queues, endpoints."""
         return self._scheduler.snapshot()
+
+    def prometheus(self) -> str:
+        """The same and, where runs are recorded, what was counted since the session began, as Prometheus reads it.
+
+        Serve it under ``/metrics`` as ``text/plain; version=0.0.4``. Call it on the session's event loop.
+        """
+        for recorder in self._recorders:
+            recorder.tell()
+        return exposition(self.snapshot(), self._counts if self._settings.record else None)
 
     async def ready(self, pipeline: Pipeline) -> None:
         """Open everything a pipeline needs, so that its first record does not wait for it.
@@ -285,7 +296,11 @@ class Session:
             self._single = self._recorder({})
         program = await self._program(pipeline, self._single)
         run = replace(
-            self._single.run, options=options, counts=self._single.run.counts, seen=self._single.run.seen
+            self._single.run,
+            options=options,
+            pulled=False,
+            counts=self._single.run.counts,
+            seen=self._single.run.seen,
         )
         number, self._singles = self._singles, self._singles + 1
         if program.is_inline and listen is None:
@@ -353,8 +368,11 @@ class Session:
         limit = given.pop("max_inflight", self._settings.max_inflight)
         record = given.pop("record", self._settings.record)
         on_end = given.pop("on_end", None)
-        if not isinstance(limit, int) or limit < 1:
+        budget = given.pop("budget_tokens", None)
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise InputError(f"max_inflight is {limit!r}, expected a whole number above 0")
+        if budget is not None and (not isinstance(budget, int) or budget < 1):
+            raise InputError(f"budget_tokens is {budget!r}, expected a whole number above 0")
         recorder = begin_run(
             replace(self._settings, record=record),
             self._clock,
@@ -362,9 +380,14 @@ class Session:
             policy=str(self._policy),
             seed=self._seed,
             max_inflight=limit,
+            budget_tokens=budget,
             on_end=on_end,
+            kind=self._kind,
         )
         self._recorders.add(recorder)
+        recorder.observe(self._counts.add)
+        if self._telemetry is not None and recorder.manifest is not None:
+            recorder.observe(self._telemetry.observer(recorder.manifest))
         return recorder
 
     def _joined(self, name: str, pool: str, limit: int) -> None:
@@ -383,24 +406,6 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenStream:
-    """A feed under way and the channel it fills."""
-
-    channel: Channel
-    task: asyncio.Task[None]
-    run_id: str
-
-    async def take(self) -> list[Any]:
-        """Results that are there, at least one; none at the end."""
-        return await self.channel.take()
-
-    async def close(self) -> None:
-        """Abort what is still under way and wait until it has ended."""
-        self.task.cancel()
-        await asyncio.wait([self.task])
-
-
-@dataclass(frozen=True, slots=True)
 class _Context:
     """What steps may ask for while they are bound."""
 
@@ -415,33 +420,11 @@ class _Context:
         return self.endpoints.info(pool)
 
 
-async def results_of(
-    take: Callable[[], Any], close: Callable[[], Any], errors: Literal["raise", "yield"]
-) -> AsyncIterator[Any]:
-    """What a stream's consumer sees: each result; the first failure raised at the end, unless yielded."""
-    if errors not in {"raise", "yield"}:
-        raise InputError(f"errors is {errors!r}, expected 'raise' or 'yield'")
-    failures: list[JobFailure] = []
-    try:
-        while results := await take():
-            for result in results:
-                if isinstance(result, JobFailure) and errors == "raise":
-                    failures.append(result)
-                    del failures[2:]
-                else:
-                    yield result
-    finally:
-        await close()
-    if failures:
-        raise error_of(failures[0])
+def _telemetry(exporter: SpanExporter) -> Telemetry:
+    """The way to an exporter; the module is loaded only here, for it needs an extra."""
+    from sage.runtime.telemetry import Telemetry
 
-
-def error_of(failure: JobFailure) -> SageError:
-    """A failure's error, saying where it happened."""
-    error = failure.error
-    if failure.step is not None and not getattr(error, "__notes__", None):
-        error.add_note(f"in step {failure.step!r}")
-    return error
+    return Telemetry(exporter)
 
 
 def _several(engines: Mapping[str, Any]) -> dict[str, Any]:

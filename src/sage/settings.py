@@ -49,7 +49,7 @@ class Settings:
     engines: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)  # pool -> address(es)
     indexes: Mapping[str, str] = field(default_factory=dict)  # name -> folder
     policy: str = "load_aware"
-    max_inflight: int = 64  # jobs of one run at once
+    max_inflight: int | None = None  # jobs of one run at once; None leaves it to the policy
     record: bool = True  # keep a manifest and an event log of every run
     home: Path | None = None  # None: the platform's user folders
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sage import JobFailure, Pipeline, Session
+from sage.runtime.virtual import run_virtual
 
 #: Runs records through a pipeline and returns one outcome for each, in the order of the source.
 Flow = Callable[..., list[Any]]
@@ -53,7 +54,27 @@ def blocking(pipeline: Pipeline, records: Iterable[Any], **arguments: Any) -> li
     return outcomes
 
 
-FLOWS: dict[str, Flow] = {"session": in_a_session, "calls": one_by_one, "blocking": blocking}
+def simulated(pipeline: Pipeline, records: Iterable[Any], **arguments: Any) -> list[Any]:
+    """A session in virtual time, as simulations run: the clock jumps where a loop would wait."""
+    if "cpu" in pipeline.plan.pools():
+        pytest.skip("steps in pool 'cpu' run in threads, which have no place in virtual time")
+    session = {name: arguments.pop(name) for name in ("engines", "indexes", "policy") if name in arguments}
+
+    async def main() -> list[Any]:
+        clock = asyncio.get_running_loop().time
+        async with Session(**session, clock=clock, kind="simulated") as opened:
+            stream = opened.stream(pipeline, records, ordered=True, errors="yield", **arguments)
+            return [result async for result in stream]
+
+    return run_virtual(main())
+
+
+FLOWS: dict[str, Flow] = {
+    "session": in_a_session,
+    "calls": one_by_one,
+    "blocking": blocking,
+    "simulated": simulated,
+}
 
 
 @pytest.fixture(params=FLOWS)

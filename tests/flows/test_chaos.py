@@ -27,7 +27,7 @@ def served(pipeline: Pipeline, behaviour: Behaviour, policy: str, **options: Any
 
     async def main() -> tuple[Any, list[Any]]:
         async with EmulatedServer(behaviour) as server:
-            engines = {"llm": f"openai:{server.url}?timeout_s=0.5&stall_s=0.5"}
+            engines = {"llm": f"openai:{server.url}?timeout_s=2&stall_s=2"}
             async with Session(engines=engines, policy=policy) as session:
                 records = ({"n": n} for n in range(JOBS))
                 result = await session.run(pipeline, records, **options)

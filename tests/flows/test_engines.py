@@ -398,3 +398,20 @@ def test_many_jobs_of_all_kinds_end_with_nothing_left_behind(seed: int) -> None:
     assert all(isinstance(failure, JobFailure) for failure in result.failures)
     assert (snapshot.admitted, snapshot.waiting, snapshot.running, snapshot.delayed) == (0, 0, 0, 0)
     assert all(endpoint.in_flight == 0 for endpoint in snapshot.endpoints)
+
+
+def test_a_used_up_budget_rejects_what_is_left_and_says_so() -> None:
+    engine = FakeEngine(answer=echo, limit=1, ttft_s=1.0)
+
+    async def main(session: Session) -> Any:
+        return await session.run(
+            ask, [{"question": f"q {n}"} for n in range(20)], budget_tokens=60, max_inflight=2
+        )
+
+    result = served(main, engine)
+    assert 0 < len(result.records) < 20
+    assert len(result.records) + len(result.failures) == 20
+    assert all(
+        failure.outcome == "rejected" and "budget of 60 tokens" in str(failure) for failure in result.failures
+    )
+    assert len(engine.requests) == len(result.records)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -20,7 +22,7 @@ from sage import (
     StepStarted,
 )
 from sage.default import DEFAULT
-from sage.ops import generate, template
+from sage.ops import generate, step, template
 
 
 def in_session(main: Any, **arguments: Any) -> Any:
@@ -228,3 +230,45 @@ def test_records_through_a_stream_are_never_held_together() -> None:
 
     assert in_session(main) == 20_000
     assert most <= 200
+
+
+def test_a_blocking_call_inside_an_open_session_is_refused() -> None:
+    async def main(_session: Session) -> None:
+        with pytest.raises(InputError, match="await session"):
+            Pipeline("p", y=lambda x: x)(x=1)
+        with pytest.raises(InputError, match="await session"):
+            Pipeline("p", y=lambda x: x).run([])
+
+    in_session(main)
+
+
+def test_a_limit_in_the_policy_holds_where_the_run_says_nothing() -> None:
+    now = most = 0
+
+    async def counted(x: int) -> int:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+        return x
+
+    async def main(session: Session) -> int:
+        pipeline = Pipeline("p", y=counted, z=step(lambda y: y, pool="cpu"))
+        return len((await session.run(pipeline, [{"x": x} for x in range(30)])).records)
+
+    assert in_session(main, policy="max_inflight=3") == 30
+    assert most <= 3
+
+
+@pytest.mark.models
+@pytest.mark.slow
+def test_a_script_that_uses_the_default_session_ends_quietly() -> None:
+    script = (
+        "from sage import Pipeline\nfrom sage.ops import generate, embed\n"
+        "print(len(Pipeline('p', a=generate('Hi {x}', max_tokens=2), v=embed('{x}'))(x='you')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("3\n", "")

@@ -76,7 +76,9 @@ def doctor(
     else:
         print(table(("", "what", "found"), [(c.status, c.name, c.detail) for c in checks]))
         fixes = list(dict.fromkeys(check.fix for check in checks if check.fix and check.status != "note"))
-        print("\nEverything is here." if not fixes else "\nDo this:\n" + "\n".join(f"  {fix}" for fix in fixes))
+        print(
+            "\nEverything is here." if not fixes else "\nDo this:\n" + "\n".join(f"  {fix}" for fix in fixes)
+        )
     raise typer.Exit(code)
 
 

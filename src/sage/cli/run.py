@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sage.events import Outcome
     from sage.runtime.base import JobFailure
     from sage.runtime.files import RecordWriter
-    from sage.session import ManyArguments
+    from sage.runtime.options import ManyArguments
     from sage.settings import Settings
 
 __all__ = ["app"]

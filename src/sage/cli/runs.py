@@ -1,4 +1,7 @@
-"""``sage runs``: what recorded runs there are, what came of one, and room for new ones."""
+"""``sage runs``: what recorded runs there are, what came of one, and room for new ones.
+
+``diff`` and ``export`` have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage.cli.output import print_json, say, shown_bytes, shown_seconds, table
+from sage.cli.runs_diff import diff
+from sage.cli.runs_export import export
 from sage.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +27,10 @@ app = typer.Typer(help="List, look at and remove recorded runs.", no_args_is_hel
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+app.command()(diff)
+app.command()(export)
 
 
 @app.command("list")
@@ -83,9 +92,7 @@ def show(
 
 @app.command()
 def prune(
-    keep: Annotated[
-        int | None, typer.Option(help="Keep the latest N runs.", show_default=False)
-    ] = None,
+    keep: Annotated[int | None, typer.Option(help="Keep the latest N runs.", show_default=False)] = None,
     older_than: Annotated[
         str | None, typer.Option(help="Remove runs older than this: 30m, 12h, 7d, 4w.", show_default=False)
     ] = None,

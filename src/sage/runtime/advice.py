@@ -6,6 +6,7 @@ from one in twenty where something failed. At most three are kept, in the order 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from sage.runtime.timings import Explanation, Finding, StepTime
@@ -63,31 +64,34 @@ def _failures(found: Explanation) -> Iterator[Finding]:
 
 
 def _queues(found: Explanation) -> Iterator[Finding]:
-    """The queue in front of a step is a fifth of all jobs' time."""
+    """The queue in front of a pool is a fifth of all jobs' time."""
+    steps: defaultdict[tuple[str, ...], list[StepTime]] = defaultdict(list)
     for step in _on_path(found):
-        queued = step.path_s["queued"] / found.all_e2e_s
-        if queued < MUCH:
+        if step.path_s["queued"] > 0:
+            steps[step.pools].append(step)
+    for pools, waiting in steps.items():
+        queued_s = sum(step.path_s["queued"] for step in waiting)
+        if queued_s / found.all_e2e_s < MUCH:
             continue
-        at = f"pool {step.pools[0]!r}" if len(step.pools) == 1 else "its pools"
+        held_s = sum(step.held_s for step in waiting)
         used = [
-            end.utilisation
-            for end in found.endpoints
-            if end.pool in step.pools and end.utilisation is not None
+            end.utilisation for end in found.endpoints if end.pool in pools and end.utilisation is not None
         ]
-        full = f" Its endpoints were {_percent(sum(used) / len(used))} used." if used else ""
+        whose = f", whose endpoints were {_percent(sum(used) / len(used))} used" if used else ""
         yield Finding(
             rule="queue",
             text=(
-                f"Step {step.step!r} holds {_percent(step.path_share or 0)} of the critical path and waited "
-                f"{_percent(step.path_s['queued'] / step.held_s)} of that for {at}: give it another endpoint or a "
-                f"higher limit, or let fewer jobs in at once.{full}"
+                f"{_named(waiting)} {_percent(held_s / found.all_e2e_s)} of the critical path and waited "
+                f"{_percent(queued_s / held_s)} of that for {_quoted(pools)}{whose}: add an endpoint or raise the "
+                "limit; fewer jobs at once would shorten each job, not the run."
             ),
             numbers={
-                "path_share": step.path_share or 0.0,
-                "queued_share_of_step": step.path_s["queued"] / step.held_s,
-                "queued_s": step.path_s["queued"],
+                "path_share": held_s / found.all_e2e_s,
+                "queued_share": queued_s / held_s,
+                "queued_s": queued_s,
+                **({"utilisation": sum(used) / len(used)} if used else {}),
             },
-            weight=queued,
+            weight=queued_s / found.all_e2e_s,
         )
 
 
@@ -123,7 +127,7 @@ def _engines(found: Explanation) -> Iterator[Finding]:
 def _held_back(found: Explanation) -> Iterator[Finding]:
     """A step whose inputs were there, or whose call was not yet asked for, is a fifth of all jobs' time."""
     for step in _on_path(found):
-        only_calls = step.calls and not step.reused and not _has_body(step, found)
+        only_calls = step.calls and not _has_body(step, found)
         waits = step.path_s["waited"] + (step.path_s["other"] if only_calls else 0.0)
         if waits / found.all_e2e_s >= MUCH:
             yield Finding(
@@ -196,9 +200,11 @@ def _retries(found: Explanation) -> Iterator[Finding]:
 
 
 def _batches(found: Explanation) -> Iterator[Finding]:
-    """Half of a step's calls, ten at least, took one task while others waited."""
+    """Half of a step's calls, ten at least, took one task while others waited, and its queue held jobs up."""
     for step in found.steps:
-        if step.sent_alone >= LEAST_ALONE and step.sent_alone >= MOST * step.calls and step.waiting_then:
+        queued = step.path_s["queued"] / found.all_e2e_s if found.all_e2e_s else 0.0
+        is_often = step.sent_alone >= max(LEAST_ALONE, MOST * step.calls)
+        if is_often and step.waiting_then is not None and queued >= SOME:
             yield Finding(
                 rule="batches",
                 text=(
@@ -206,7 +212,7 @@ def _batches(found: Explanation) -> Iterator[Finding]:
                     f"{step.waiting_then:.0f} others waited: raise max_items or max_tokens of its batch."
                 ),
                 numbers={"sent_alone": step.sent_alone, "calls": step.calls, "waiting": step.waiting_then},
-                weight=max(SOME, step.path_s["queued"] / found.all_e2e_s if found.all_e2e_s else 0.0),
+                weight=queued,
             )
 
 
@@ -234,6 +240,18 @@ def _has_body(step: StepTime, found: Explanation) -> bool:
         and other.step.startswith((f"{step.step}.", f"{step.step}["))
         for other in found.steps
     )
+
+
+def _named(steps: list[StepTime]) -> str:
+    """The steps, the one that waited longest first, as the subject of a sentence."""
+    ordered = sorted(steps, key=lambda step: -step.path_s["queued"])
+    names = " and ".join(repr(step.step) for step in ordered[:2])
+    more = f" and {len(ordered) - 2} more" if len(ordered) > 2 else ""
+    return f"Step {names} holds" if len(ordered) == 1 else f"Steps {names}{more} hold"
+
+
+def _quoted(pools: tuple[str, ...]) -> str:
+    return f"pool{'s' if len(pools) > 1 else ''} {' and '.join(map(repr, pools))}"
 
 
 def _percent(share: float) -> str:

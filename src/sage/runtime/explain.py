@@ -107,10 +107,8 @@ class _Study:
         for part in parts:
             step = self.steps[job.pipeline, part.step]
             step.on_path += 1
-            for name, seconds in zip(
-                _PARTS, (part.waited, part.queued, part.paused, part.service, part.other), strict=True
-            ):
-                step.held[name] += seconds
+            for name in _PARTS:
+                step.held[name] += getattr(part, name)
         entry = (trail.seconds, -job.job, trail)
         if len(self.slowest) < NUM_SLOWEST:
             heapq.heappush(self.slowest, entry)
@@ -187,7 +185,7 @@ class _Study:
         )
 
 
-_PARTS = ("waited", "queued", "paused", "service", "other")
+_PARTS = ("waited", "queued", "paused", "service", "other", "shared")
 
 
 class _Step:

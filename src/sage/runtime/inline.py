@@ -44,7 +44,7 @@ class Inline:
         except Exception as raised:  # noqa: BLE001 - a job's edge: whatever its steps raise is its failure
             return self._failed(run, index, values, raised, name)
         self._ledger.count(run, "done")
-        return narrowed(program, values)
+        return values if program.plan.outputs is None else narrowed(program, values)
 
     async def acarry(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
         """The same for a chain with async functions in it, of which nothing is recorded."""
@@ -62,7 +62,7 @@ class Inline:
             self._ledger.count(run, "cancelled")
             raise
         self._ledger.count(run, "done")
-        return narrowed(program, values)
+        return values if program.plan.outputs is None else narrowed(program, values)
 
     def _failed(
         self, run: Run, index: int, values: Record, raised: Exception, step: str | None
@@ -114,7 +114,7 @@ class Inline:
                     done, index, pipeline, "done", arrived, arrived, tuple(stamps), tenant, priority, deadline
                 )
             )
-        return narrowed(program, values)
+        return values if program.plan.outputs is None else narrowed(program, values)
 
     def _tell_slow(self, job: Job) -> None:
         """Say which of a job's steps held everything else up."""

@@ -14,12 +14,15 @@ import msgspec
 
 from sage.errors import InputError
 
-__all__ = ["Machine", "Manifest", "Status", "packages", "read_manifest", "this_machine"]
+__all__ = ["Kind", "Machine", "Manifest", "Status", "packages", "read_manifest", "this_machine"]
 
 SCHEMA_VERSION = 1
 
 #: "running" turns into one of the others when the run ends; a run that was killed stays "running".
 Status = Literal["running", "complete", "partial", "failed", "generator_limited", "audit_failed"]
+
+#: Where a run's times come from; runs of different kinds never share a column.
+Kind = Literal["measured", "simulated", "replayed"]
 
 _PACKAGES = ("aiohttp", "msgspec", "numpy", "PyYAML", "rich", "typer", "tokenizers", "xllamacpp", "ray")
 
@@ -40,7 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     started: str  # wall time, ISO 8601, UTC
     schema_version: int = SCHEMA_VERSION
-    kind: Literal["measured", "simulated", "replayed"] = "measured"
+    kind: Kind = "measured"
     status: Status = "running"
     ended: str | None = None
     sage: str = ""  # version

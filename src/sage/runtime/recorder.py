@@ -12,9 +12,11 @@ from sage.clock import Clock
 from sage.events import Event, RunEnded
 from sage.graph.plan import Plan
 from sage.graph.values import Record
-from sage.runtime.base import JobFailure, JobOptions, Progress, Run
+from sage.runtime.base import JobFailure, Run
 from sage.runtime.endpoints import Endpoints
-from sage.runtime.runs import RunFolder, create_run, new_run_id, read_events
+from sage.runtime.manifest import Kind, Manifest
+from sage.runtime.options import MAX_INFLIGHT, JobOptions, Progress
+from sage.runtime.runs import Observer, RunFolder, create_run, new_run_id, read_events
 from sage.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,6 +77,21 @@ class Recorder:
             limits=dict(endpoints.limits),
         )
 
+    @property
+    def manifest(self) -> Manifest | None:
+        """What is said of the run so far; None if it is not recorded."""
+        return None if self._folder is None else self._folder.manifest
+
+    def observe(self, observer: Observer) -> None:
+        """Tell someone of the run's events in chunks, if it is recorded."""
+        if self._folder is not None:
+            self._folder.log.observe(observer)
+
+    def tell(self) -> None:
+        """Tell the observers of the events so far."""
+        if self._folder is not None:
+            self._folder.log.tell()
+
     def flush(self) -> None:
         """Write the events so far to the file."""
         if self._folder is not None:
@@ -103,8 +120,10 @@ def begin_run(
     options: JobOptions,
     policy: str,
     seed: int,
-    max_inflight: int,
+    max_inflight: int | None,
+    budget_tokens: int | None = None,
     on_end: Progress | None = None,
+    kind: Kind = "measured",
 ) -> Recorder:
     """Begin a run; with a folder unless the settings say not to record.
 
@@ -114,13 +133,15 @@ def begin_run(
     folder = None
     if settings.record:
         arguments = {"max_inflight": max_inflight, **msgspec.to_builtins(options)}
-        folder = create_run(settings, policy=policy, seed=seed, arguments=arguments)
+        folder = create_run(settings, policy=policy, seed=seed, arguments=arguments, kind=kind)
     run = Run(
         id=folder.manifest.run_id if folder is not None else new_run_id(),
         began=clock(),
         options=options,
         log=folder.log if folder is not None else None,
-        max_inflight=max_inflight,
+        max_inflight=max_inflight or MAX_INFLIGHT,
+        said_inflight=max_inflight,
+        budget_tokens=budget_tokens,
         on_end=on_end,
     )
     return Recorder(run, folder, clock)

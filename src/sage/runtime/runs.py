@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +23,13 @@ import msgspec
 from sage.clock import wall_time
 from sage.errors import InputError, SetupError, nearest
 from sage.events import Event, decode_event, encode_events
-from sage.runtime.manifest import Manifest, Status, packages, read_manifest, this_machine
+from sage.runtime.manifest import Kind, Manifest, Status, packages, read_manifest, this_machine
 from sage.settings import Settings
 
 __all__ = [
     "EventLog",
     "Manifest",
+    "Observer",
     "RunFolder",
     "StoredRun",
     "create_run",
@@ -40,6 +41,9 @@ __all__ = [
     "size_bytes",
     "write_private",
 ]
+
+#: Told of events as they leave for a log.
+Observer = Callable[[Sequence[Event]], None]
 
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that is easily taken for another
 _ID = re.compile(r"\d{8}-\d{4}-[a-z0-9]{4}")
@@ -70,6 +74,8 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._buffer: list[Event] = []
+        self._observers: list[Observer] = []
+        self._num_told = 0  # of the buffer, to the observers
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -81,11 +87,25 @@ class EventLog:
         if len(self._buffer) >= _BUFFER_EVENTS:
             self.flush()
 
+    def observe(self, observer: Observer) -> None:
+        """Tell someone of every event from here on, once, in chunks: before each write, and on ``tell``."""
+        self.tell()
+        self._num_told = len(self._buffer)
+        self._observers.append(observer)
+
+    def tell(self) -> None:
+        """Tell the observers what they do not know yet. Nothing is written."""
+        if self._observers and self._num_told < len(self._buffer):
+            news, self._num_told = self._buffer[self._num_told :], len(self._buffer)
+            for observer in self._observers:
+                observer(news)
+
     def flush(self) -> None:
         """Write what is buffered."""
         if not self._buffer:
             return
-        events, self._buffer = self._buffer, []
+        self.tell()
+        events, self._buffer, self._num_told = self._buffer, [], 0
         rest = memoryview(encode_events(events))
         try:
             while rest:
@@ -140,8 +160,9 @@ def create_run(
     arguments: Mapping[str, Any] | None = None,
     pipelines: Mapping[str, Any] | None = None,
     engines: Mapping[str, tuple[str, ...]] | None = None,
+    kind: Kind = "measured",
 ) -> RunFolder:
-    """Start the folder of a run that is measured. Arguments and pipelines are JSON data, addresses without keys.
+    """Start the folder of a run. Arguments and pipelines are JSON data, addresses without keys.
 
     Raises:
         SetupError: the folder for runs cannot be written to.
@@ -161,6 +182,7 @@ def create_run(
     manifest = Manifest(
         run_id=run_id,
         started=wall_time(),
+        kind=kind,
         sage=packages().get("sage-dataflow", ""),
         python=sys.version.split()[0],
         packages=packages(),

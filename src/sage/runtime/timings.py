@@ -24,7 +24,7 @@ class StepTime(msgspec.Struct, frozen=True, kw_only=True):
     share: float | None  # of the time of all steps, added up
     path_share: float | None  # of the time of all jobs that were done, that it held on their critical path
     path_jobs: int  # on whose critical path it lay
-    path_s: Mapping[str, float]  # its time there: waited, queued, paused, service, other
+    path_s: Mapping[str, float]  # its time there: waited, queued, paused, service, other, shared
     time_s: Stat  # ready to done
     waited_s: Stat  # its inputs were there, it had not begun
     queue_s: Stat  # per call: could be sent to was sent; pauses before retries left out

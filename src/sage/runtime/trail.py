@@ -88,7 +88,7 @@ class Trail(msgspec.Struct, frozen=True):
 class Part(msgspec.Struct, frozen=True):
     """The time a step held a job's end off: from when its last input was there until it was done, in seconds.
 
-    The five below ``start`` and ``end`` add up to ``end - start``.
+    The six below ``start`` and ``end`` add up to ``end - start``.
     """
 
     step: str
@@ -98,7 +98,8 @@ class Part(msgspec.Struct, frozen=True):
     queued: float  # a call of it could be sent and was not
     paused: float  # between attempts
     service: float  # a call of it was at an endpoint
-    other: float  # its own work, or a call that another job made
+    other: float  # its own work
+    shared: float = 0.0  # its answer was kept, or came with a call that another job made
 
     @property
     def seconds(self) -> float:
@@ -235,7 +236,8 @@ def _done(step: StepSpan) -> float:
 def _part(step: StepSpan, start: float, end: float) -> Part:
     ready = start if step.ready is None else min(max(step.ready, start), end)
     queued, paused, service, other = parts_of_time(step.calls, ready, end)
-    return Part(step.name, start, end, ready - start, queued, paused, service, other)
+    own, shared = (0.0, other) if step.reused else (other, 0.0)
+    return Part(step.name, start, end, ready - start, queued, paused, service, own, shared)
 
 
 def parts_of_time(calls: Sequence[Call], start: float, end: float) -> tuple[float, float, float, float]:
