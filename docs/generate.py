@@ -2,7 +2,7 @@
 
 python docs/generate.py            write
 python docs/generate.py --check    end with 1 if something is not current
-"""  # noqa: INP001 - a script beside the pages it writes
+"""
 
 from __future__ import annotations
 
