@@ -188,3 +188,8 @@ def test_the_same_function_may_be_registered_again_and_another_may_not() -> None
 def test_a_misspelt_input_says_what_to_rename() -> None:
     with pytest.raises(InputError, match="rename the record's field 'qestion' to 'question'"):
         Pipeline("p", line=template("Q: {question}"))(qestion="why?")
+
+
+def test_a_second_fallback_is_refused_rather_than_dropped() -> None:
+    with pytest.raises(InputError, match="a fallback of its own"):
+        generate("{x}").fallback("backup").fallback("other")

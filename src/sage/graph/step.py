@@ -98,6 +98,8 @@ class Step:
         """
         from sage.graph.body import body_from
 
+        if self.otherwise is not None:
+            raise InputError("a step has one fallback; give that one a fallback of its own")
         if isinstance(other, str):
             if self.pool is None:
                 raise InputError(
