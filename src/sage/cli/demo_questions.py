@@ -51,7 +51,7 @@ QUESTIONS = (
         *("glob.glob", "glob.iglob", "pathlib.Path.glob", "pathlib.Path.rglob", "fnmatch.filter"),
     ),
     _question(
-        "How do I run another program and capture what it prints?",
+        "How do I start another program and capture what it prints?",
         *("subprocess.run", "subprocess.check_output", "subprocess.getoutput", "subprocess.getstatusoutput"),
         *("subprocess.Popen", "subprocess.Popen.communicate"),
     ),

@@ -187,6 +187,7 @@ ENGINES: Registry[tuple[str, str]] = Registry("engine")
 ENGINES["openai"] = ("sage.engines.openai", "open_openai")
 ENGINES["llama"] = ("sage.engines.llama", "open_llama")
 ENGINES["bert"] = ("sage.engines.bert", "open_bert")
+ENGINES["emulated"] = ("sage.engines.emulated", "open_emulated")
 
 
 def parse_address(text: str) -> Address:

@@ -19,6 +19,7 @@ __all__ = [
     "ManyArguments",
     "Progress",
     "RunArguments",
+    "Tenant",
 ]
 
 MAX_INFLIGHT = 64  # jobs of a run at once, where nobody says

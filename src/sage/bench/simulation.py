@@ -1,0 +1,281 @@
+"""Simulated sweeps: every policy at every load with every seed, each cell a run of the product in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from sage.bench.arrivals import Schedule, draw
+from sage.bench.simulation_figures import CellFigures, Row, figures_of, row_of
+from sage.bench.simulation_spec import Spec, described, options_of, pipelines_of, records_of
+from sage.engines.base import Engine
+from sage.engines.emulated import EmulatedEngine, EmulatedOptions, Pieces
+from sage.engines.emulated_profile import answer_lengths, load_profile
+from sage.errors import InputError, SageError
+from sage.pipeline import Pipeline
+from sage.runtime.manifest import read_manifest
+from sage.runtime.options import JobOptions, Tenant
+from sage.runtime.runs import read_events, write_private
+from sage.runtime.simulated import FailingEngine, Outage, closed_loop, open_loop
+from sage.runtime.virtual import run_virtual
+from sage.scheduling.policy import parse_policy
+from sage.session import Session
+from sage.settings import Settings
+
+__all__ = ["Cell", "Sweep", "cells_of", "simulate"]
+
+#: Told of progress: jobs that ended so far, of so many.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep."""
+
+    policy: str
+    load: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A name for its folder."""
+        policy = re.sub(r"[^\w.=-]+", "_", self.policy).strip("_")
+        return f"{policy}_load-{self.load:g}_seed-{self.seed}"
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sweep came to."""
+
+    name: str
+    kind: Literal["simulated"] = "simulated"
+    status: Literal["complete", "partial"] = "complete"  # partial: it was interrupted
+    rows: tuple[Row, ...]
+    cells: tuple[CellFigures, ...]
+
+
+def cells_of(spec: Spec) -> list[Cell]:
+    """Every combination a spec asks for.
+
+    Raises:
+        InputError: a policy is none.
+    """
+    for policy in spec.policies:
+        parse_policy(policy)
+    every = itertools.product(spec.policies, spec.loads, range(spec.seeds))
+    return list(dict.fromkeys(Cell(policy, load, seed) for policy, load, seed in every))
+
+
+def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = None) -> Sweep:
+    """Run every cell of a spec. Deterministic: the same spec gives byte-identical event logs.
+
+    Every policy meets the same load: schedules, records and lengths of answers depend on traffic and seed alone.
+
+    Args:
+        spec: what to simulate.
+        out: folder that keeps ``run.json``, ``events.jsonl`` and ``summary.json`` of each cell, and the sweep's own
+            ``summary.json``; None keeps nothing.
+        progress: told now and then.
+
+    Interrupted, it keeps the cells that are over, in ``out``.
+
+    Raises:
+        InputError: something in the spec cannot be.
+        PipelineError: a pipeline has faults, or names what the spec lacks.
+    """
+    pipelines = pipelines_of(spec)
+    cells = cells_of(spec)
+    drawn = {
+        (load, seed): {name: _drawn(name, spec, seed, load) for name in spec.traffic}
+        for load, seed in dict.fromkeys((cell.load, cell.seed) for cell in cells)
+    }
+    for schedules in drawn.values():
+        for name in spec.traffic:  # what is wrong with traffic is said before anything runs
+            options_of(spec, name)
+            next(records_of(name, spec.traffic[name], schedules[name], 0), None)
+    for engine in spec.engines.values():
+        load_profile(engine.profile)
+        answer_lengths(engine.output, 0)
+    total = sum(len(one.times) for cell in cells for one in drawn[cell.load, cell.seed].values())
+    found: list[CellFigures] = []
+    ended = itertools.count(1)
+
+    def tell() -> None:
+        number = next(ended)
+        if progress is not None and (number % 256 == 0 or number == total):
+            progress(number, total)
+
+    try:
+        for cell in cells:
+            with _folder(out) as folder:
+                found.append(_run_cell(spec, pipelines, cell, drawn[cell.load, cell.seed], folder, out, tell))
+    except BaseException:
+        if out is not None and found:
+            _write(out / "summary.json", _swept(spec, found, "partial"))
+        raise
+    sweep = _swept(spec, found, "complete")
+    if out is not None:
+        _write(out / "summary.json", sweep)
+    return sweep
+
+
+def _swept(spec: Spec, cells: Sequence[CellFigures], status: Literal["complete", "partial"]) -> Sweep:
+    by_row: dict[tuple[str, float], list[CellFigures]] = {}
+    for cell in cells:
+        by_row.setdefault((cell.policy, cell.load), []).append(cell)
+    rows = tuple(row_of(several) for several in by_row.values())
+    return Sweep(name=spec.simulate, status=status, rows=rows, cells=tuple(cells))
+
+
+def _drawn(name: str, spec: Spec, seed: int, load: float) -> Schedule:
+    try:
+        return draw(spec.traffic[name].arrivals, f"{seed}/{name}", load=load)
+    except InputError as error:
+        raise InputError(f"traffic {name!r}: {error}") from error
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """Where a cell's run is written, until it is over."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".running-", dir=out) as folder:
+        yield Path(folder)
+
+
+def _run_cell(
+    spec: Spec,
+    pipelines: Mapping[str, Pipeline],
+    cell: Cell,
+    schedules: Mapping[str, Schedule],
+    folder: Path,
+    out: Path | None,
+    tell: Callable[[], None],
+) -> CellFigures:
+    settings = Settings(home=folder, engines={}, indexes=dict(spec.indexes), max_inflight=spec.max_inflight)
+    run_virtual(_carried_out(spec, pipelines, cell, schedules, settings, tell))
+    (run,) = settings.runs_dir.iterdir()
+    hashes = {name: schedule.sha256 for name, schedule in schedules.items()}
+    summary, figures = figures_of(
+        read_events(run / "events.jsonl"),
+        policy=cell.policy,
+        load=cell.load,
+        seed=cell.seed,
+        schedules=hashes,
+    )
+    if summary.faults:
+        raise SageError(
+            f"cell {cell.name}: its log cannot be true: {summary.faults[0]}; this is a bug in SAGE"
+        )
+    if out is None:
+        return figures
+    manifest = read_manifest(run / "run.json")
+    arguments = {**manifest.arguments, "load": cell.load, "schedules": hashes, "spec": described(spec)}
+    _write(run / "run.json", msgspec.structs.replace(manifest, arguments=arguments))
+    figures = msgspec.structs.replace(figures, folder=cell.name)
+    _write(run / "summary.json", {**msgspec.to_builtins(summary), "simulated": figures})
+    shutil.move(run, out / cell.name)
+    return figures
+
+
+def _write(path: Path, content: Any) -> None:
+    write_private(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+
+
+async def _carried_out(
+    spec: Spec,
+    pipelines: Mapping[str, Pipeline],
+    cell: Cell,
+    schedules: Mapping[str, Schedule],
+    settings: Settings,
+    tell: Callable[[], None],
+) -> None:
+    """One cell, inside an event loop in virtual time."""
+    tenants = {
+        name: Tenant(weight=said.weight, reserved=said.reserved) for name, said in spec.tenants.items()
+    }
+    async with Session(
+        engines=_engines(spec, cell.seed, "all" if _reads_pieces(pipelines) else "first"),
+        policy=cell.policy,
+        settings=settings,
+        seed=cell.seed,
+        clock=asyncio.get_running_loop().time,
+        tenants=tenants,
+        kind="simulated",
+    ) as session:
+        for pipeline in pipelines.values():
+            await session.ready(pipeline)
+        async with asyncio.TaskGroup() as group:
+            for name, pipeline in pipelines.items():
+                options = options_of(spec, name)
+                schedule = schedules[name]
+                records = records_of(name, spec.traffic[name], schedule, cell.seed)
+                carry = _carrier(session, pipeline, options, tell)
+                if schedule.clients is None:
+                    group.create_task(open_loop(zip(schedule.times, records, strict=True), carry))
+                else:
+                    loop = closed_loop(records, carry, clients=schedule.clients, think_s=schedule.think_s)
+                    group.create_task(loop)
+
+
+def _carrier(
+    session: Session, pipeline: Pipeline, options: JobOptions, tell: Callable[[], None]
+) -> Callable[[dict[str, Any]], Any]:
+    said: Any = msgspec.to_builtins(options)
+
+    async def carry(record: dict[str, Any]) -> None:
+        try:
+            await session.call(pipeline, record, **said)
+        except SageError:
+            pass  # the log says how it ended
+        finally:
+            tell()
+
+    return carry
+
+
+def _reads_pieces(pipelines: Mapping[str, Pipeline]) -> bool:
+    """Whether a step reads an answer while it is written; otherwise when each token comes is nobody's concern."""
+    return any(step.live for pipeline in pipelines.values() for step in pipeline.plan.steps)
+
+
+def _engines(spec: Spec, seed: int, pieces: Pieces) -> dict[str, Sequence[Engine]]:
+    """The emulated endpoints of every pool. Answers are as long whichever of them gives it."""
+    pools: dict[str, Sequence[Engine]] = {}
+    for pool, said in spec.engines.items():
+        options = EmulatedOptions(
+            output=said.output, seed=seed, limit=said.limit, pieces=pieces, prefix_cache=said.prefix_cache
+        )
+        profile = load_profile(said.profile)
+        endpoints: list[Engine] = []
+        for number in range(1, said.count + 1):
+            engine: Engine = EmulatedEngine(profile, options, name=f"{pool}-{number}")
+            outages = [
+                Outage(failure.at_s, failure.at_s + failure.for_s)
+                for failure in spec.failures
+                if (failure.pool, failure.endpoint) == (pool, number)
+            ]
+            endpoints.append(FailingEngine(engine, outages) if outages else engine)
+        pools[pool] = endpoints
+    return pools
+
+
+def with_choices(spec: Spec, *, policies: Sequence[str], loads: Sequence[float], seeds: int | None) -> Spec:
+    """The spec with what the caller chose in place of what it says; empty choices change nothing."""
+    changes: dict[str, Any] = {}
+    if policies:
+        changes["policies"] = tuple(policies)
+    if loads:
+        changes["loads"] = tuple(loads)
+    if seeds is not None:
+        changes["seeds"] = seeds
+    return msgspec.structs.replace(spec, **changes)
