@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from sage import EngineError, Expired, JobFailure, Passage, Pipeline, PipelineError, Session, StepDone, Token
+from sage import (
+    EngineError,
+    Expired,
+    InputError,
+    JobFailure,
+    Passage,
+    Pipeline,
+    PipelineError,
+    Session,
+    StepDone,
+    Token,
+)
 from sage.engines.base import EmbedRequest, GenerateRequest, Message
 from sage.errors import EngineFault
 from sage.ops import Batch, each, embed, first_of, generate, template
@@ -415,3 +426,22 @@ def test_a_used_up_budget_rejects_what_is_left_and_says_so() -> None:
         failure.outcome == "rejected" and "budget of 60 tokens" in str(failure) for failure in result.failures
     )
     assert len(engine.requests) == len(result.records)
+
+
+def test_several_answers_are_asked_for_at_once_and_come_as_a_list() -> None:
+    engine = FakeEngine(answer=lambda request: f"seed {request.seed}", ttft_s=1.0)
+    pipeline = Pipeline(
+        "p", answers=generate("{x}", n=3, temperature=0.8, seed=7), first=lambda answers: answers[0]
+    )
+
+    async def main(session: Session) -> Any:
+        return await session(pipeline, x="x"), asyncio.get_running_loop().time()
+
+    record, took_s = served(main, engine)
+    assert record["answers"] == ["seed 7", "seed 8", "seed 9"]
+    assert took_s == pytest.approx(1.0)
+
+
+def test_several_answers_need_a_temperature() -> None:
+    with pytest.raises(InputError, match="temperature"):
+        generate("{x}", n=2)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage import Pipeline
-from sage.cli.demo_prompt import conversation
+from sage.cli.demo_prompt import OF_TEXTS, conversation
 from sage.cli.demo_questions import QUESTIONS, Question, names_one_of
 from sage.cli.output import print_json, say, shown_seconds
 from sage.clock import monotonic
@@ -42,9 +42,9 @@ rag = Pipeline(
 rag_of_texts = Pipeline(
     "rag",
     vector=embed("{question}"),
-    passages=search("docs", near="vector", k=4),
-    prompt=template("{passages}\n\nQuestion: {question}\nAnswer from the passages only, in one sentence."),
-    answer=generate("{prompt}", max_tokens=96, stop="\n\n"),
+    passages=search("docs", near="vector", text="{question}", k=4),
+    prompt=template(OF_TEXTS),
+    answer=generate("{prompt}", max_tokens=64, stop="\n"),
 )
 
 BAR_CHARS = 24  # of the timeline

@@ -11,7 +11,17 @@ import re
 from sage.engines.base import Message
 from sage.graph.values import Passage
 
-__all__ = ["conversation"]
+__all__ = ["OF_TEXTS", "conversation"]
+
+#: For passages of any kind: one worked example, and the best passage. Of several the small model takes the last.
+OF_TEXTS = (
+    "Text: Mount Kenya is 5,199 metres high. It was first climbed in 1899.\n"
+    "Question: When did people first climb Mount Kenya?\n"
+    "Answer: It was first climbed in 1899.\n\n"
+    "Text: {passages[0].text}\n"
+    "Question: {question}\n"
+    "Answer:"
+)
 
 SYSTEM = "Answer with the function that the documentation names, in one sentence."
 MAX_CHARS = 160  # of the sentence that is sent

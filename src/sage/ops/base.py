@@ -52,6 +52,7 @@ class Generate:
 
     request: Callable[[Record], GenerateRequest]
     value: Callable[[Reply], Any]
+    n: int = 1  # answers to the same request; several give a list
     fit: str | None = None  # a list field to drop items from the end of while the prompt is too long
 
 

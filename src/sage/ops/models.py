@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ def generate(
     stop: str | Sequence[str] | None = None,
     fit: str | None = None,
     full: bool = False,
+    n: int = 1,
     max_concurrency: int | None = None,
     engine: str = "llm",
 ) -> Step:
@@ -56,6 +58,7 @@ def generate(
         fit: a field with a list; while the prompt is too long for the engine's context, items are dropped
             from its end, and the run's log says how many. Without it, too long is an error.
         full: give the whole Reply (text, tool_calls, usage, finish) instead of the text.
+        n: how many answers; several calls are made at once and the value is a list. Needs a temperature.
         max_concurrency: jobs of a session in this step at once; None leaves it to the engine's limit.
         engine: the pool that answers.
 
@@ -64,6 +67,12 @@ def generate(
     """
     if (prompt is None) == (messages is None):
         raise InputError("generate takes either a prompt or messages=, one of them")
+    if not isinstance(n, int) or n < 1:  # type: ignore[redundant-expr]  # a caller may not check types
+        raise InputError(f"generate: n is {n!r}, expected a whole number above 0")
+    if n > 1 and temperature == 0:
+        raise InputError(
+            f"generate: {n} answers at temperature 0 would all be the same; say temperature= as well"
+        )
     if schema is not None and full:
         raise InputError("generate gives either the schema's type or the full reply; drop schema= or full=")
     arguments: dict[str, Argument] = {}
@@ -78,15 +87,16 @@ def generate(
     sampling = {"temperature": temperature, "top_p": top_p, "seed": seed, "max_tokens": max_tokens}
     arguments |= {name: scalar(value) for name, value in sampling.items() if value != _DEFAULTS[name]}
     _checked({name: a.value for name, a in arguments.items() if name in sampling and isinstance(a, Constant)})
-    fixed = {"schema": schema, "tools": tools, "stop": stop, "full": full or None}
+    fixed = {"schema": schema, "tools": tools, "stop": stop, "full": full or None, "n": n if n > 1 else None}
     arguments |= {name: Constant(value) for name, value in fixed.items() if value is not None}
     if engine != "llm":
         arguments["engine"] = Constant(engine)
+    one = Reply if full else str if schema is None else shape_of(schema).type
     return Step(
         operator="generate",
         arguments=arguments,
-        gives=Reply if full else str if schema is None else shape_of(schema).type,
-        gives_pieces=str if schema is None and not full else None,
+        gives=one if n == 1 else types.GenericAlias(list, (one,)),
+        gives_pieces=str if schema is None and not full and n == 1 else None,
         expects={"messages": list, "fit": list, "max_tokens": int, "temperature": float, "seed": int},
         pool=engine,
         max_concurrency=at_most(max_concurrency),
@@ -166,6 +176,7 @@ def _bind_generate(planned: PlannedStep, _context: Context) -> Work:
     return Generate(
         request=request,
         value=_reader(shape, full=bool(_constant(arguments, "full"))),
+        n=_constant(arguments, "n") or 1,
         fit=fit.name if isinstance(fit, Ref) else None,
     )
 

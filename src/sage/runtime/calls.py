@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from sage.clock import Clock
 from sage.engines.base import EmbedReply, EmbedRequest, GenerateRequest, Piece, Reply, Usage
 from sage.errors import EngineError, InternalError, SageError
@@ -103,13 +105,17 @@ class Calls:
         for command in self._scheduler.handle(event, self._clock()):
             self._carry_out[type(command)](command)
 
-    async def make(self, job: Job, node: Node) -> Any:
-        """The value of an endpoint-bound step. Cancelling drops the task or aborts its call.
+    async def make(self, job: Job, node: Node, number: int = 0) -> Any:
+        """The value of an endpoint-bound step; ``number`` tells several answers to one request apart.
+
+        Cancelling drops the task or aborts its call.
 
         Raises:
             EngineError: after the last attempt. Whatever a compute function raises.
         """
         request, single = _request(job, node)
+        if number and isinstance(request, GenerateRequest) and request.seed is not None:
+            request = msgspec.structs.replace(request, seed=request.seed + number)
         where = node.planned.step.reuse
         settled = is_settled(request)
         is_seen = job.listen is not None or node.name in job.pipes

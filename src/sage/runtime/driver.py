@@ -28,6 +28,7 @@ from sage.runtime.base import (
     StepStarted,
     Token,
     as_step_error,
+    first_of_group,
     narrowed,
 )
 from sage.runtime.calls import Calls
@@ -360,6 +361,8 @@ class Driver:
         """One step's call; if its prompt is too long and it may be shortened, again with less."""
         while True:
             try:
+                if isinstance(node.work, Generate) and node.work.n > 1:
+                    return await self._several(job, node, node.work.n)
                 return await self._calls.make(job, node)
             except EngineError as error:
                 if error.fault != "too_long" or not isinstance(node.work, Generate) or node.work.fit is None:
@@ -371,6 +374,15 @@ class Driver:
                     "fit",
                     f"prompt too long; {left} of {node.work.fit!r} sent to {node.name!r}",
                 )
+
+    async def _several(self, job: Job, node: Node, n: int) -> list[Any]:
+        """Several answers to one request, asked for at once."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [spawn(group, self._calls.make(job, node, number)) for number in range(n)]
+        except ExceptionGroup as failed:
+            raise first_of_group(failed) from failed
+        return [one.result() for one in asked]
 
     def _end(self, job: Job, outcome: Outcome, error: SageError | None) -> None:
         self._waiting.pop(job.id, None)
