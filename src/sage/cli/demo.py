@@ -188,7 +188,7 @@ class Show:
                     answered.passages = record["passages"]
 
     def _print_details(self, answered: Answered) -> None:
-        found = ", ".join(f"{passage.id} {passage.score:.2f}" for passage in answered.passages)
+        found = ", ".join(f"{passage.id} {passage.score:.3f}" for passage in answered.passages)
         self.print(f"\n      from {found}")
         total_ms = sum(answered.step_ms.values()) or 1.0
         for step, ms in answered.step_ms.items():
