@@ -66,7 +66,7 @@ soak: $(STAMP) ## run the property tests for long: 50,000 new examples each
 test-vllm: TIMEOUT = 600
 test-vllm: models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DIR whose `serve PORT` starts one
 	@test -n "$(VLLM)" || { echo >&2 "say which server: make test-vllm VLLM=http://127.0.0.1:8000/v1"; exit 2; }
-	$(TEST) -m vllm --vllm "$(VLLM)" $(ARGS)
+	$(TEST) -m vllm "--vllm=$(VLLM)" $(ARGS)
 
 bench-overhead: $(STAMP) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead.json
 	$(PY) benchmarks/overhead.py --out results/overhead.json $(ARGS)
