@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,12 @@ def test_a_signature_is_taken_out_of_a_text_that_begins_with_it(passages: dict[s
 
 def test_signatures_hold_no_addresses(passages: dict[str, Passage]) -> None:
     assert not [p.id for p in passages.values() if " at 0x" in str(p.meta.get("signature", ""))]
+
+
+def test_signatures_hold_nothing_of_this_machine(passages: dict[str, Passage]) -> None:
+    places = (sys.executable, sys.prefix, sys.base_prefix, str(Path.home()))
+    shown = {name: str(passage.meta.get("signature", "")) for name, passage in passages.items()}
+    assert not [name for name, text in shown.items() if any(f"'{place}" in text for place in places)]
 
 
 def test_processes_find_the_same_and_stay_as_they_were() -> None:

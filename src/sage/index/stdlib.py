@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections import ChainMap
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -207,13 +208,15 @@ def _signature(member: _Member) -> str:
 
 
 class _Unsaid:
-    """Stands for a default that is no constant: how it prints depends on the process."""
+    """Stands for a default whose form depends on the process: no constant, or a path on this machine."""
 
     def __repr__(self) -> str:
         return "…"
 
 
 def _plain(default: Any) -> Any:
+    if isinstance(default, str) and Path(default).is_absolute():
+        return _Unsaid()
     constant = default is None or default is inspect.Parameter.empty or default == ()
     return default if constant or type(default) in {bool, int, float, str, bytes} else _Unsaid()
 
