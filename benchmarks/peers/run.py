@@ -82,7 +82,8 @@ def taken(peer: Peer, test: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"test": test, "skipped": f"not done in {TIMEOUT_S} s"}
     if done.returncode:
-        return {"test": test, "skipped": (done.stderr.strip().splitlines() or ["failed"])[-1][:200]}
+        why = (done.stderr.strip().splitlines() or ["failed"])[-1].replace(f"{ROOT}/", "")
+        return {"test": test, "skipped": why[:200]}
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
