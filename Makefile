@@ -68,8 +68,8 @@ test-vllm: models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DIR whose
 	@test -n "$(VLLM)" || { echo >&2 "say which server: make test-vllm VLLM=http://127.0.0.1:8000/v1"; exit 2; }
 	$(TEST) -m vllm "--vllm=$(VLLM)" $(ARGS)
 
-bench-overhead: $(STAMP) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead.json
-	$(PY) benchmarks/overhead.py --out results/overhead.json $(ARGS)
+bench-overhead: $(STAMP) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead/DATE
+	$(PY) benchmarks/overhead.py --out results/overhead/$$(date -u +%F)/overhead.json $(ARGS)
 
 bench-peers: $(STAMP) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)

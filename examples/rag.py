@@ -1,7 +1,7 @@
 """Questions about a folder of text, answered from the passages that fit best.
 
 python examples/rag.py "How do I retry a step?" --folder docs
-sage run examples/rag.py:rag --set question="How do I retry a step?" --set max_tokens:=96 --index docs=docs.index
+sage run examples/rag.py:rag --set question="How do I retry a step?" --index docs=docs.index
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ rag = Pipeline(
     vector=embed("{question}"),
     passages=search("docs", near="vector", text="{question}", k=4),
     prompt=template("{passages[0]}\n\nUse the text above to answer in one sentence: {question}"),
-    answer=generate("{prompt}", max_tokens="{max_tokens}"),
+    answer=generate("{prompt}", max_tokens=48),
 )
 
 
@@ -34,7 +34,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path(__file__).parents[1] / "docs", help="text to ask about"
     )
-    parser.add_argument("--max-tokens", type=int, default=96, help="longest answer")
     parser.add_argument("--engine", default="llama:smollm2-135m-instruct", help="address of what answers")
     said = parser.parse_args(arguments)
 
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
             read_corpus(said.folder).items, path=Path(folder, "docs.index"), embedder=EMBEDDER
         )
         print(f"{len(index)} passages in {said.folder}")
-        records = [{"question": question, "max_tokens": said.max_tokens} for question in said.question]
+        records = [{"question": question} for question in said.question]
         result = rag.run(records, indexes={"docs": index}, engines={"llm": said.engine, "embedder": EMBEDDER})
 
     for record in result.records:

@@ -95,7 +95,7 @@ def test_the_service_stops_what_is_late(run: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        ("rag", ("How do I retry?", "--max-tokens", "4"), "retry.md"),
+        ("rag", ("How do I retry?",), "retry.md"),
         ("streaming", ("heap", "--max-tokens", "3"), "both: done"),
         ("service", ("--requests", "4", "--max-tokens", "3"), "globex   ok           1"),
     ],
@@ -112,3 +112,7 @@ def test_every_example_is_listed() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     files = [path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".yaml"}]
     assert [name for name in files if f"[{name}]({name})" not in listed] == []
+
+
+def test_the_rag_file_asks_for_a_question_and_nothing_else() -> None:
+    assert Pipeline.from_yaml(EXAMPLES / "rag.yaml").inputs == {"question"}
