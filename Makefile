@@ -9,13 +9,17 @@ UV    := uv==0.13.8
 VENV  := .venv
 PY    := $(VENV)/bin/python
 SAGE  := $(VENV)/bin/sage
-STAMP := $(VENV)/.installed
+# Two stages: SAGE with the embedded models; every extra, and what checks and measures it.
+RUN   := $(VENV)/.installed
+ALL   := $(VENV)/.installed-all
 PIP   := $(PY) -m pip install --quiet --no-input --disable-pip-version-check
+COMPILE = build/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
+	--only-binary :all: --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 TEST   = $(PY) -m pytest --hypothesis-profile=$(PROFILE) --timeout=$(TIMEOUT)
 
-# The stamp holds the folder it was made in: in a clone that was moved or copied, install again.
-ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(CURDIR)"
-.PHONY: $(STAMP)
+# The stamps hold the folder they were made in: in a clone that was moved or copied, install again.
+ifneq "$(shell cat $(RUN) 2>/dev/null)" "$(CURDIR)"
+.PHONY: $(RUN) $(ALL)
 endif
 
 .DEFAULT_GOAL := help
@@ -26,74 +30,78 @@ help: ## print this list
 	@echo "make COMMAND [PYTHON=python3.12]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
-install: $(STAMP) ## make .venv with SAGE and everything it needs, at locked versions
+install: $(ALL) ## make .venv with SAGE, every extra and the tools, at locked versions
 
-models: $(STAMP) ## fetch the two built-in models (180 MB, once)
+models: $(RUN) ## fetch the two built-in models (180 MB, once)
 	@$(SAGE) models pull
 
 demo: models ## answer questions about Python's standard library on this machine; ARGS='--ask "..."'
 	@$(SAGE) demo $(ARGS)
 
-test: models ## run the tests; ARGS="tests/graph -k plan" narrows
+test: $(ALL) models ## run the tests; ARGS="tests/graph -k plan" narrows
 	$(TEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: PROFILE = check
 check: TIMEOUT = 600
 check: sizes lint types test ## what CI runs: formatter, linter, strict types, tests with 2,000 examples a property
 
-lint: $(STAMP)
+lint: $(ALL)
 	$(PY) -m ruff format --check
 	$(PY) -m ruff check
 
-types: $(STAMP)
+types: $(ALL)
 	$(PY) -m mypy
 
-sizes: $(STAMP)
+sizes: $(ALL)
 	@$(PY) tests/test_layout.py
 
-format: $(STAMP) ## format the code and mend what the linter can
+format: $(ALL) ## format the code and mend what the linter can
 	$(PY) -m ruff format
 	$(PY) -m ruff check --fix
 
-docs: $(STAMP) ## write into docs/ what can be read off the code: the command line, tables
+docs: $(ALL) ## write into docs/ what can be read off the code: the command line, tables
 	$(PY) docs/generate.py
 
 soak: PROFILE = soak
 soak: TIMEOUT = 7200
-soak: $(STAMP) ## run the property tests for long: 50,000 new examples each
+soak: $(ALL) ## run the property tests for long: 50,000 new examples each
 	$(TEST) -m hypothesis -n $(WORKERS) $(ARGS)
 
 test-vllm: TIMEOUT = 600
-test-vllm: models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DIR whose `serve PORT` starts one
+test-vllm: $(ALL) models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DIR whose `serve PORT` starts one
 	@test -n "$(VLLM)" || { echo >&2 "say which server: make test-vllm VLLM=http://127.0.0.1:8000/v1"; exit 2; }
 	$(TEST) -m vllm "--vllm=$(VLLM)" $(ARGS)
 
-bench-overhead: $(STAMP) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead/DATE
+bench-overhead: $(ALL) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead/DATE
 	$(PY) benchmarks/overhead.py --out results/overhead/$$(date -u +%F)/overhead.json $(ARGS)
 
-bench-peers: $(STAMP) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
+bench-peers: $(ALL) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)
 
 examples: models ## run the ten pipelines of examples/ on the embedded models; ARGS="04_agent --records 1" narrows
 	$(PY) examples/run_ten.py $(ARGS)
 
-lock: ## write requirements/lock.txt anew from pyproject.toml; UPGRADE=--upgrade takes the newest versions
+lock: ## write requirements/*.txt anew from pyproject.toml; UPGRADE=--upgrade takes the newest versions
 	@"$(PYTHON)" -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check $(UV)
-	build/lock/bin/uv pip compile pyproject.toml --extra local --group dev --output-file requirements/lock.txt \
-		--universal --python-version 3.11 --fork-strategy fewest --only-binary :all: --generate-hashes \
-		--no-emit-index-url --custom-compile-command "make lock" --quiet $(UPGRADE)
+	$(COMPILE) --all-extras --group dev --output-file requirements/lock.txt $(UPGRADE)
+	$(COMPILE) --extra local --group build --constraint requirements/lock.txt --output-file requirements/run.txt $(UPGRADE)
 
 clean: ## remove .venv and everything built here; models, indexes and runs stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(STAMP): requirements/lock.txt pyproject.toml
+$(RUN): requirements/run.txt pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || \
 		{ echo >&2 "no $(PYTHON) here: install Python 3.11 or newer, or say where it is: make PYTHON=/path/to/python3"; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("SAGE needs Python 3.11 or newer, $(PYTHON) is %d.%d: say which, such as make PYTHON=python3.12" % sys.version_info[:2])'
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || "$(PYTHON)" -c 'import sys; sys.exit("$(PYTHON) cannot make virtual environments: on Debian and Ubuntu, apt-get install python%d.%d-venv" % sys.version_info[:2])'
-	@echo "installing the locked packages into $(VENV) (about a minute, once)"
+	@echo "installing SAGE and what it runs on into $(VENV) (half a minute, once)"
 	@"$(PYTHON)" -m venv $(VENV)
-	@$(PIP) --require-hashes --only-binary :all: -r requirements/lock.txt
+	@$(PIP) --require-hashes --only-binary :all: -r requirements/run.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
-	@echo "$(CURDIR)" > $(STAMP)
+	@echo "$(CURDIR)" > $(RUN)
+
+$(ALL): $(RUN) requirements/lock.txt
+	@echo "installing the extras and the tools into $(VENV) (a minute or two, once)"
+	@$(PIP) --require-hashes --only-binary :all: -r requirements/lock.txt
+	@echo "$(CURDIR)" > $(ALL)
