@@ -323,11 +323,13 @@ def started(*args: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.Po
     )
 
 
-def interrupted(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def interrupted(
+    process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT
+) -> tuple[int, str, str]:
     """Interrupt a process once it says that it waits; its exit code and what it printed."""
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=20)
     return process.returncode, out, err
 
@@ -361,9 +363,10 @@ def test_a_broken_line_on_standard_input_ends_what_follows_it() -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_keeps_what_is_finished() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_finished(number: signal.Signals) -> None:
     source = written("in.jsonl", {"n": 0}, {"n": 1})
-    code, _, err = interrupted(started("flows.py:waits", "--input", source, "--output", "out.jsonl"))
+    code, _, err = interrupted(started("flows.py:waits", "--input", source, "--output", "out.jsonl"), number)
     assert code == 130
     assert err.startswith("interrupted: 1 done, 1 cancelled -> out.jsonl")
     assert read("out.jsonl") == [{"n": 0, "waited": 0}]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -89,7 +90,8 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line of this process, and end it."""
+    """Run the command line of this process, and end it. SIGTERM, as supervisors send it, is taken as Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     args = sys.argv[1:]
     debug = "--debug" in args
     code = exit_code(
