@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from sage.clock import wall_time
 from sage.errors import InputError, SetupError, nearest
 from sage.events import Event, decode_event, encode_events
 from sage.runtime.manifest import Kind, Manifest, Status, packages, read_manifest, this_machine
+from sage.runtime.packed import open_lines
 from sage.settings import Settings
 
 __all__ = [
@@ -282,26 +284,28 @@ def load_run(settings: Settings, run: str) -> StoredRun:
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """The events of a log, in order. A last line that was cut off, by a killed run, is left out.
+    """The events of a log, gzipped or not, in order. A last line that a killed run cut off is left out.
 
     Raises:
         InputError: no such log, or a line in it is no event.
     """
+    number = 0
     try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({os.strerror(error.errno or 0)})") from error
-    with file:
-        for number, line in enumerate(file, 1):
-            try:
-                event = decode_event(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                if line.endswith(b"\n"):
-                    raise InputError(
-                        f"{path}:{number}: is no event of a run: {error}; the log is damaged"
-                    ) from error
-                return
-            yield event
+        with open_lines(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    event = decode_event(line)
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    if line.endswith(b"\n"):
+                        raise InputError(
+                            f"{path}:{number}: is no event of a run: {error}; the log is damaged"
+                        ) from error
+                    return
+                yield event
+    except (OSError, EOFError, zlib.error) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        after = f" after line {number}" if number else ""
+        raise InputError(f"{path}: cannot be read{after} ({why})") from error
 
 
 def size_bytes(settings: Settings) -> int:
