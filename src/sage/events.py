@@ -77,6 +77,7 @@ class TaskEnded(Base, frozen=True, gc=False, tag="task"):
     cached_tokens: int = 0  # of the prompt, served from a prefix cache
     usage_from: str = ""  # who counted: "server", "tokenizer" or "pieces"
     pieces: tuple[float, ...] = ()  # arrival of every streamed piece
+    piece_tokens: tuple[int, ...] = ()  # aligned with pieces; empty where the engine does not say
     error: str | None = None
 
 

@@ -26,6 +26,7 @@ from sage.settings import Settings
 from sage.testing.conformance import EMBED_CHECKS, GENERATE_CHECKS, Check
 from sage.testing.server import Behaviour, EmulatedServer, Truth, separate_server
 
+COUNTED = '?usage=each&extra={"ignore_eos":true}'
 HELLO = GenerateRequest(messages=(Message("user", "hello there, big world"),))
 SAID = "You said: hello there, big world"
 KEY = "sk-a-secret-key"
@@ -45,6 +46,42 @@ def on_server(use: Use, behaviour: Behaviour | None = None, options: str = "") -
 
 def opened(rest: str) -> Any:
     return open_engine(f"openai:{rest}", Settings())
+
+
+def test_counts_of_every_piece_and_further_fields_can_be_asked_for() -> None:
+    pieces: list[Piece] = []
+
+    async def use(engine: Engine, server: EmulatedServer) -> None:
+        reply = await engine.generate(msgspec.structs.replace(HELLO, max_tokens=7), pieces.append)
+        assert (reply.usage.completion_tokens, [piece.tokens for piece in pieces]) == (7, [3, 3, 1])
+        assert server.truth[-1].piece_tokens == [3, 3, 1]
+
+    on_server(use, Behaviour(piece_tokens=3, role_first=True), COUNTED)
+
+
+def test_what_a_prefix_cache_had_is_told() -> None:
+    long = GenerateRequest(messages=(Message("user", "word " * 100),), max_tokens=1)
+
+    async def use(engine: Engine, server: EmulatedServer) -> None:
+        cached = [(await engine.generate(long, ignore_pieces)).usage.cached_tokens for _ in range(2)]
+        assert cached[0] == 0
+        assert 80 < cached[1] < 100
+        assert [call.cached_tokens for call in server.truth] == cached
+
+    on_server(use, Behaviour(prefix_cache=True))
+
+
+@pytest.mark.parametrize(
+    ("extra", "wrong"),
+    [
+        ("{", "no JSON object"),
+        ("[1]", "no JSON object"),
+        ('{"stream":false}', "'stream', which the step says"),
+    ],
+)
+def test_further_fields_that_cannot_be_are_refused(extra: str, wrong: str) -> None:
+    with pytest.raises(InputError, match=wrong):
+        asyncio.run(opened(f"http://127.0.0.1:1/v1?extra={extra}").__aenter__())
 
 
 async def ended(call: Truth) -> Truth:

@@ -45,6 +45,27 @@ def test_reasoning_is_kept_apart_from_the_answer() -> None:
     assert [piece.channel for piece in pieces] == ["reasoning", "reasoning", "text"]
 
 
+def test_a_server_that_counts_along_says_how_many_tokens_each_piece_has() -> None:
+    _, pieces = answered(
+        event(choices=[{"delta": {"content": "one two "}}], usage={"completion_tokens": 2}),
+        event(choices=[{"delta": {"reasoning": "hm", "content": "three"}}], usage={"completion_tokens": 5}),
+    )
+    assert [(piece.text, piece.tokens) for piece in pieces] == [("one two ", 2), ("hm", 3), ("three", 0)]
+
+
+def test_counts_at_the_end_say_nothing_of_single_pieces() -> None:
+    _, pieces = answered(delta(content="one two "), event(choices=[], usage={"completion_tokens": 2}))
+    assert [piece.tokens for piece in pieces] == [None]
+
+
+def test_further_fields_stand_in_the_body_beside_our_own() -> None:
+    body = generate_body(
+        GenerateRequest(messages=(Message("user", "x"),)), "m", "chat", extra=b'{"ignore_eos":true}'
+    )
+    said = msgspec.json.decode(body)
+    assert (said["ignore_eos"], said["model"], said["stream"]) == (True, "m", True)
+
+
 def test_streamed_tool_calls_are_put_together_by_index() -> None:
     def call(index: int, **function: str) -> dict[str, Any]:
         return {"index": index, "function": function}

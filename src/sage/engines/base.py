@@ -90,6 +90,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
 
     text: str
     channel: Literal["text", "reasoning", "tool"] = "text"
+    tokens: int | None = None  # in it, where the engine says
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -96,6 +96,7 @@ class OpenAIEngine:
         self._session = session
         self._urls = {path: URL(f"{base}/{path}") for path in ("models", *_PATHS.values())}
         self._options = options
+        self._extra = options.further()
         self._key = key
         self._call_headers: dict[str, str] = {}
         can: frozenset[Literal["generate", "embed"]] = frozenset(
@@ -128,7 +129,9 @@ class OpenAIEngine:
         api = self._options.api
         with self._names_errors():
             self._require("generate")
-            body = generate_body(request, self._info.model, api)
+            body = generate_body(
+                request, self._info.model, api, counts_along=self._options.usage == "each", extra=self._extra
+            )
             take = self._stream_into(answer, request)
             await self._post(_PATHS[api], body, request, take, answer)
             return answer.reply()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
 from sage.engines.base import Address
-from sage.engines.openai_wire import Api, Listed
+from sage.engines.openai_wire import OUR_FIELDS, Api, Listed
 from sage.errors import EngineError, InputError, nearest
 
 __all__ = ["Options", "base_url", "chosen_model", "shown"]
@@ -22,6 +23,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 120.0  # to the first token, or to the whole answer of an embedding call
     stall_s: float = 60.0  # between two tokens
     api: Api = "chat"  # "embeddings": a server that only embeds
+    usage: Literal["end", "each"] = "end"  # when the server is asked for token counts
+    extra: str = ""  # a JSON object of further fields of a generation, such as {"ignore_eos": true}
 
     @classmethod
     def read(cls, address: Address) -> Options:
@@ -41,7 +44,28 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(options, name)
             if not (0 < value < math.inf):
                 raise InputError(f"engine {shown(address)!r}: {name} is {value:g}, expected a number above 0")
+        options.further()
         return options
+
+    def further(self) -> bytes:
+        """``extra`` as it goes into a request; empty if there is nothing.
+
+        Raises:
+            InputError: it is no JSON object, or has a field that SAGE writes itself.
+        """
+        if not self.extra:
+            return b""
+        try:
+            said = msgspec.json.decode(self.extra, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeEncodeError) as error:
+            raise InputError(
+                f"engine option extra={self.extra!r} is no JSON object: {error}; "
+                'write one such as {"ignore_eos": true}'
+            ) from error
+        ours = sorted(said.keys() & OUR_FIELDS)
+        if ours:
+            raise InputError(f"engine option extra has {ours[0]!r}, which the step says; leave it out there")
+        return msgspec.json.encode(said) if said else b""
 
 
 def base_url(address: Address) -> str:

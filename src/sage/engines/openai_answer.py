@@ -78,6 +78,8 @@ class GenerateAnswer:
         self._calls: dict[int, _PartialCall] = {}
         self._finish: str | None = None
         self._usage: WireUsage | None = None
+        self._num_tokens = 0  # so far, where the server counts along
+        self._news: int | None = None  # tokens of the chunk under way that no piece has yet
         self.num_events = 0
         self.num_pieces = 0
         self.done = False  # the server said that nothing follows
@@ -134,12 +136,12 @@ class GenerateAnswer:
         if error and error != b"null":
             return error
         if chunk.usage is not None:
-            self._usage = chunk.usage
+            self._count(chunk.usage)
         if chunk.choices:
             choice = chunk.choices[0]
             if choice.text:
                 self._text.append(choice.text)
-                self._give(Piece(choice.text))
+                self._give(choice.text)
             delta = choice.delta or choice.message
             if delta is not None:
                 self._take_delta(delta)
@@ -151,10 +153,10 @@ class GenerateAnswer:
         reasoning = delta.reasoning_content or delta.reasoning
         if reasoning:
             self._reasoning.append(reasoning)
-            self._give(Piece(reasoning, "reasoning"))
+            self._give(reasoning, "reasoning")
         if delta.content:
             self._text.append(delta.content)
-            self._give(Piece(delta.content))
+            self._give(delta.content)
         for position, part in enumerate(delta.tool_calls or ()):
             self._take_call(position if part.index is None else part.index, part)
 
@@ -166,11 +168,21 @@ class GenerateAnswer:
             arguments = part.function.arguments or ""
             call.arguments.append(arguments)
             if arguments:
-                self._give(Piece(arguments, "tool"))
+                self._give(arguments, "tool")
 
-    def _give(self, piece: Piece) -> None:
+    def _count(self, usage: WireUsage) -> None:
+        """Take the counts so far. What is new since the last chunk belongs to the next piece."""
+        self._usage = usage
+        if usage.completion_tokens is not None:
+            self._news = max(0, usage.completion_tokens - self._num_tokens)
+            self._num_tokens = max(self._num_tokens, usage.completion_tokens)
+
+    def _give(self, text: str, channel: Literal["text", "reasoning", "tool"] = "text") -> None:
         self.num_pieces += 1
-        self._emit(piece)
+        tokens = self._news
+        if tokens is not None:
+            self._news = 0
+        self._emit(Piece(text, channel, tokens))
 
 
 def _checked_usage(usage: WireUsage) -> Usage:

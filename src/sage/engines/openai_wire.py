@@ -14,6 +14,7 @@ from sage.engines.base import EmbedRequest, GenerateRequest, Message
 from sage.errors import EngineError
 
 __all__ = [
+    "OUR_FIELDS",
     "Api",
     "CallPart",
     "Chunk",
@@ -74,6 +75,10 @@ class Body(msgspec.Struct, omit_defaults=True, kw_only=True):
     tools: tuple[Mapping[str, Any], ...] = ()
     stream: bool = False
     stream_options: Mapping[str, bool] | None = None
+
+
+_COUNTED_AT_THE_END = {"include_usage": True}
+_COUNTED_ALONG = {"include_usage": True, "continuous_usage_stats": True}
 
 
 class EmbedBody(msgspec.Struct):
@@ -153,14 +158,26 @@ class Models(msgspec.Struct):
     data: list[Listed]
 
 
+#: Fields of a request that SAGE writes itself.
+OUR_FIELDS = frozenset(Body.__struct_fields__)
+
 _encoder = msgspec.json.Encoder(enc_hook=dict)
 _chunks: msgspec.json.Decoder[Chunk] = msgspec.json.Decoder(Chunk)
 _rows: msgspec.json.Decoder[Rows] = msgspec.json.Decoder(Rows)
 _models: msgspec.json.Decoder[Models] = msgspec.json.Decoder(Models)
 
 
-def generate_body(request: GenerateRequest, model: str, api: Api) -> bytes:
+def generate_body(
+    request: GenerateRequest, model: str, api: Api, *, counts_along: bool = False, extra: bytes = b""
+) -> bytes:
     """The JSON body of a streamed generation.
+
+    Args:
+        request: what is asked.
+        model: of which model.
+        api: in which form.
+        counts_along: ask for token counts with every piece, which vLLM gives.
+        extra: further fields, as a JSON object with none of ours.
 
     Raises:
         EngineError: ``refused``: tools or a JSON schema in completions mode, which servers ignore there in
@@ -182,9 +199,10 @@ def generate_body(request: GenerateRequest, model: str, api: Api) -> bytes:
         response_format=None if request.schema is None else _response_format(request.schema),
         tools=request.tools,
         stream=True,
-        stream_options={"include_usage": True},
+        stream_options=_COUNTED_ALONG if counts_along else _COUNTED_AT_THE_END,
     )
-    return _encode(body)
+    encoded = _encode(body)
+    return encoded if not extra else encoded[:-1] + b"," + extra[1:]
 
 
 def embed_body(request: EmbedRequest, model: str) -> bytes:

@@ -64,6 +64,7 @@ class Pending:
     dispatched: float = 0.0
     first: float | None = None
     pieces: list[float] = field(default_factory=list)
+    piece_tokens: list[int] = field(default_factory=list)
     error: SageError | None = None  # of the latest attempt
 
 
@@ -214,6 +215,7 @@ class Calls:
             pending.endpoint, pending.dispatched = command.endpoint, now
             pending.first, pending.error = None, None
             pending.pieces.clear()
+            pending.piece_tokens.clear()
         call = self._group.create_task(self._call(together, command.endpoint))
         for pending in together:
             pending.call = call
@@ -296,6 +298,8 @@ class Calls:
             if pending.first is None:
                 pending.first = now
             pieces.append(now)
+            if piece.tokens is not None:
+                pending.piece_tokens.append(piece.tokens)
             if pipe is not None and piece.channel == "text":
                 pipe.put(piece.text)
             if listen is not None and piece.channel == "text":
@@ -431,9 +435,15 @@ class Calls:
                 cached_tokens=usage.cached_tokens,
                 usage_from=usage.counted_by,
                 pieces=tuple(moment - began for moment in pending.pieces),
+                piece_tokens=_if_aligned(pending.piece_tokens, pending.pieces),
                 error=None if error is None else _fault(error),
             )
         )
+
+
+def _if_aligned(counts: Sequence[int], pieces: Sequence[float]) -> tuple[int, ...]:
+    """Token counts of pieces, where every piece has one."""
+    return tuple(counts) if len(counts) == len(pieces) else ()
 
 
 async def _end(call: asyncio.Task[None]) -> None:

@@ -36,12 +36,17 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What the emulated server is told to do. Times are seconds of real time."""
 
     ttft_s: float = 0.0  # from dispatch to the first token
-    token_s: float = 0.0  # between two tokens
+    token_s: float = 0.0  # between two tokens; between two pieces, so many times as a piece has tokens
     text_s: float = 0.0  # per embedded text
     concurrency: int = 64  # calls worked on at once; further ones wait
     context_tokens: int = 8192
     dimension: int = 64  # of the embeddings
     answer_tokens: int | None = None  # length of plain answers; None: "You said: …"
+    piece_tokens: int = 1  # tokens in each piece of a stream
+    role_first: bool = False  # a piece with nothing but the role comes at once, before the first token
+    prefix_cache: bool = (
+        False  # remember prompts and say how many leading tokens were there; takes no less time
+    )
     reasoning: bool = False  # two tokens of reasoning before each plain answer
     usage: bool = True  # send token counts
     models: bool = True  # GET /v1/models works; otherwise it answers 404

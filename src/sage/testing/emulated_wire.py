@@ -22,6 +22,8 @@ __all__ = [
     "end_events",
     "error_body",
     "models_body",
+    "pieces_of",
+    "role_event",
     "spoiled",
     "token_event",
     "whole_body",
@@ -50,6 +52,7 @@ class Asked(msgspec.Struct):
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: dict[str, bool] | None = None
+    ignore_eos: bool = False
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] = []
 
@@ -103,12 +106,18 @@ def decode_texts(body: bytes) -> tuple[str, list[str]]:
     return asked.model, [asked.input] if isinstance(asked.input, str) else asked.input
 
 
-def answer_to(request: GenerateRequest, behaviour: Behaviour, *, room: int) -> Answer:
-    """The answer by the rule of ``sage.testing.emulation``; ``room`` tokens are left in the context."""
+def answer_to(
+    request: GenerateRequest, behaviour: Behaviour, *, room: int, ignore_eos: bool = False
+) -> Answer:
+    """The answer by the rule of ``sage.testing.emulation``; ``room`` tokens are left in the context.
+
+    ``ignore_eos`` asks for as many tokens as the request allows, as vLLM has it.
+    """
     call = first_call(request)
     if call is not None:
         return Answer((Piece(call.arguments, "tool"),), "tool_calls", call)
-    text = until_stop(answer_of(request, behaviour.answer_tokens), request.stop)
+    length = request.max_tokens if ignore_eos else behaviour.answer_tokens
+    text = until_stop(answer_of(request, length), request.stop)
     tokens = [Piece(token) for token in split_tokens(text)]
     if behaviour.reasoning and request.schema is None:
         tokens = [*(Piece(word, "reasoning") for word in REASONING), *tokens]
@@ -116,17 +125,37 @@ def answer_to(request: GenerateRequest, behaviour: Behaviour, *, room: int) -> A
     return Answer(tuple(given), "length" if len(given) < len(tokens) else "stop")
 
 
-def token_event(token: Piece, *, chat: bool, call: ToolCall | None = None) -> bytes:
-    """One token as an event of a stream."""
+def pieces_of(answer: Answer, tokens: int) -> list[Piece]:
+    """An answer in the pieces it is streamed in: so many tokens each, none of two channels."""
+    pieces: list[Piece] = []
+    for token in answer.tokens:
+        last = pieces[-1] if pieces else None
+        if last is not None and last.channel == token.channel and (last.tokens or 0) < tokens:
+            pieces[-1] = Piece(last.text + token.text, token.channel, (last.tokens or 0) + 1)
+        else:
+            pieces.append(Piece(token.text, token.channel, 1))
+    return pieces
+
+
+def role_event() -> bytes:
+    """The event that many servers begin a chat with: who speaks, and no token."""
+    return _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+
+
+def token_event(
+    token: Piece, *, chat: bool, call: ToolCall | None = None, usage: Usage | None = None
+) -> bytes:
+    """One piece as an event of a stream; with the counts so far, if there are any to send."""
+    counts = {} if usage is None else {"usage": _wire_usage(usage)}
     if not chat:
-        return _event({"choices": [{"index": 0, "text": token.text}]})
+        return _event({"choices": [{"index": 0, "text": token.text}], **counts})
     delta: dict[str, Any]
     if token.channel == "tool":
         assert call is not None
         delta = {"tool_calls": [{"index": 0, **_wire_call(call)}]}
     else:
         delta = {{"text": "content", "reasoning": "reasoning_content"}[token.channel]: token.text}
-    return _event({"choices": [{"index": 0, "delta": delta}]})
+    return _event({"choices": [{"index": 0, "delta": delta}], **counts})
 
 
 def end_events(answer: Answer, usage: Usage | None, *, chat: bool) -> bytes:

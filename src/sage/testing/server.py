@@ -31,6 +31,7 @@ from aiohttp import web
 
 from sage.clock import monotonic
 from sage.engines.base import Usage
+from sage.engines.emulated_prefix import PrefixCache
 from sage.errors import InputError, SetupError
 from sage.testing.behaviour import Behaviour, Fault, FaultPlan, from_arguments, to_arguments
 from sage.testing.emulated_wire import (
@@ -43,6 +44,8 @@ from sage.testing.emulated_wire import (
     end_events,
     error_body,
     models_body,
+    pieces_of,
+    role_event,
     spoiled,
     token_event,
     whole_body,
@@ -72,7 +75,9 @@ class Truth(msgspec.Struct):
     status: int = 200
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    pieces: list[float] = []  # when each token was handed to the socket
+    cached_tokens: int = 0  # of the prompt, that the prefix cache had
+    pieces: list[float] = []  # when each piece was handed to the socket
+    piece_tokens: list[int] = []  # aligned with pieces
     disconnected: bool = False  # the client went away before the end
 
 
@@ -174,6 +179,7 @@ class EmulatedServer:
         self._port = port
         self._plan = FaultPlan(self._behaviour)
         self._slots = asyncio.Semaphore(self._behaviour.concurrency)
+        self._prefixes = PrefixCache(1 << 20) if self._behaviour.prefix_cache else None
         self.truth: deque[Truth] = deque(maxlen=MAX_CALLS_KEPT)
         self.url = ""
 
@@ -258,12 +264,22 @@ class EmulatedServer:
         self._check(call, asked.model, prompt_tokens, prompt_tokens)
         async with self._slots:
             await call.begin()
-            await asyncio.sleep(behaviour.ttft_s)
-            answer = answer_to(request, behaviour, room=behaviour.context_tokens - prompt_tokens)
+            room = behaviour.context_tokens - prompt_tokens
+            answer = answer_to(request, behaviour, room=room, ignore_eos=asked.ignore_eos)
             call.truth.completion_tokens = len(answer.tokens)
+            if self._prefixes is not None:
+                call.truth.cached_tokens = self._prefixes.take(request.messages, prompt_tokens)
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            if asked.stream and chat and behaviour.role_first:
+                await response.prepare(call.http)
+                await response.write(role_event())
+            await asyncio.sleep(behaviour.ttft_s)
             usage = self._usage(call)
             if asked.stream:
-                return await self._stream(call, answer, usage, chat=chat)
+                along = (asked.stream_options or {}).get("continuous_usage_stats", False)
+                return await self._stream(
+                    call, response, answer, usage, chat=chat, along=along and usage is not None
+                )
             await asyncio.sleep(behaviour.token_s * (len(answer.tokens) - 1))
             return await call.send_whole(whole_body(answer, usage, chat=chat))
 
@@ -277,18 +293,31 @@ class EmulatedServer:
             return await call.send_whole(embeddings_body(texts, self._behaviour.dimension, self._usage(call)))
 
     async def _stream(
-        self, call: Call, answer: Answer, usage: Usage | None, *, chat: bool
+        self,
+        call: Call,
+        response: web.StreamResponse,
+        answer: Answer,
+        usage: Usage | None,
+        *,
+        chat: bool,
+        along: bool,
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(call.http)
-        for number, token in enumerate(answer.tokens):
+        if not response.prepared:
+            await response.prepare(call.http)
+        truth, so_far = call.truth, 0
+        pieces = pieces_of(answer, self._behaviour.piece_tokens)
+        for number, piece in enumerate(pieces):
+            tokens = piece.tokens or 1
+            so_far += tokens
             if number:
-                await asyncio.sleep(self._behaviour.token_s)
+                await asyncio.sleep(self._behaviour.token_s * tokens)
             if number == 1 and call.fault is not None and await call.spoil(response):
                 return response
-            await response.write(token_event(token, chat=chat, call=answer.call))
-            call.truth.pieces.append(monotonic())
-        if len(answer.tokens) < 2 and call.fault is not None and await call.spoil(response):
+            counts = Usage(truth.prompt_tokens, so_far, truth.cached_tokens) if along else None
+            truth.pieces.append(monotonic())
+            truth.piece_tokens.append(tokens)
+            await response.write(token_event(piece, chat=chat, call=answer.call, usage=counts))
+        if len(pieces) < 2 and call.fault is not None and await call.spoil(response):
             return response
         await response.write(end_events(answer, usage, chat=chat))
         await response.write_eof()
@@ -298,7 +327,8 @@ class EmulatedServer:
         if not self._behaviour.usage:
             return None
         sign = -1 if call.fault is not None and call.fault.name == "negative_usage" else 1
-        return Usage(sign * call.truth.prompt_tokens, sign * call.truth.completion_tokens)
+        truth = call.truth
+        return Usage(sign * truth.prompt_tokens, sign * truth.completion_tokens, sign * truth.cached_tokens)
 
     def _check_key(self, http: web.Request) -> None:
         key = self._behaviour.api_key
