@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from sage.bench.stats import Spread, share_by_work, spread_of
 from sage.events import Event, JobEnded, TaskEnded
 from sage.runtime.figures import Share, Stat, stat_of, wilson
 from sage.runtime.summary import Summary, summarize
 
-__all__ = ["CellFigures", "Row", "Spread", "figures_of", "row_of"]
+__all__ = ["CellFigures", "Row", "figures_of", "row_of"]
 
 
 class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,32 +115,18 @@ def _class(name: str, ends: Sequence[JobEnded]) -> ClassFigures:
 
 
 def _work_in_time(by_class: Mapping[str, Sequence[JobEnded]], tokens: Mapping[int, int]) -> float | None:
-    done = [end for ends in by_class.values() for end in ends if end.outcome == "done"]
-    if not done:
-        return None
-    of_all = math.fsum(tokens.get(end.job, 0) for end in done) / len(done)
-    good = total = 0.0
-    for ends in by_class.values():
-        own = [tokens.get(end.job, 0) for end in ends if end.outcome == "done"]
-        expected = math.fsum(own) / len(own) if own else of_all
-        for end in ends:
-            if end.deadline is None:
-                continue
-            work = tokens.get(end.job, 0) if end.outcome == "done" else expected
-            total += work
-            good += work if _is_in_time(end) else 0.0
-    return good / total if total else None
+    return share_by_work(
+        (
+            name,
+            tokens.get(end.job, 0) if end.outcome == "done" else None,
+            None if end.deadline is None else _is_in_time(end),
+        )
+        for name, ends in by_class.items()
+        for end in ends
+    )
 
 
 # --- over seeds ----------------------------------------------------------------------------------------
-
-
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure over runs that differ by their seed: mean, and half of its 95 % t-interval where there are 3."""
-
-    n: int
-    mean: float | None = None
-    half: float | None = None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,34 +157,13 @@ def row_of(cells: Sequence[CellFigures]) -> Row:
         seeds=len(cells),
         jobs=sum(sum(cell.jobs.values()) for cell in cells),
         rejected=sum(cell.rejected for cell in cells),
-        in_time=_spread([cell.in_time.share for cell in cells]),
-        work_in_time=_spread([cell.work_in_time for cell in cells]),
-        worst_class=_spread([cell.worst_class for cell in cells]),
-        mean_s=_spread([cell.e2e_sched_s.mean for cell in cells]),
-        p50_s=_spread([cell.e2e_sched_s.p50 for cell in cells]),
-        p95_s=_spread([cell.e2e_sched_s.p95 for cell in cells]),
-        p99_s=_spread([cell.e2e_sched_s.p99 for cell in cells]),
-        jobs_per_s=_spread([cell.jobs_per_s for cell in cells]),
-        out_tokens_per_s=_spread([cell.out_tokens_per_s for cell in cells]),
+        in_time=spread_of([cell.in_time.share for cell in cells]),
+        work_in_time=spread_of([cell.work_in_time for cell in cells]),
+        worst_class=spread_of([cell.worst_class for cell in cells]),
+        mean_s=spread_of([cell.e2e_sched_s.mean for cell in cells]),
+        p50_s=spread_of([cell.e2e_sched_s.p50 for cell in cells]),
+        p95_s=spread_of([cell.e2e_sched_s.p95 for cell in cells]),
+        p99_s=spread_of([cell.e2e_sched_s.p99 for cell in cells]),
+        jobs_per_s=spread_of([cell.jobs_per_s for cell in cells]),
+        out_tokens_per_s=spread_of([cell.out_tokens_per_s for cell in cells]),
     )
-
-
-#: 97.5 % points of Student's t by degrees of freedom; beyond the last, that of the normal distribution is near.
-_T975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-LEAST_RUNS = 3
-
-
-def _spread(values: Sequence[float | None]) -> Spread:
-    """Of a figure that one run could not give, there is no mean over runs."""
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or not known:
-        return Spread(n=len(known))
-    mean = math.fsum(known) / len(known)
-    if len(known) < LEAST_RUNS:
-        return Spread(n=len(known), mean=mean)
-    variance = math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1)
-    quantile = _T975[min(len(known) - 2, len(_T975) - 1)]
-    return Spread(n=len(known), mean=mean, half=quantile * math.sqrt(variance / len(known)))

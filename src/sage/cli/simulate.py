@@ -13,7 +13,7 @@ from sage.cli.output import Bar, print_json, say, shown_seconds, table
 
 if TYPE_CHECKING:
     from sage.bench.simulation import Sweep
-    from sage.bench.simulation_figures import Spread
+    from sage.bench.stats import Spread
 
 __all__ = ["app"]
 
