@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -69,3 +70,52 @@ def test_what_a_deadlock_interrupts_still_cleans_up() -> None:
     with pytest.raises(InternalError):
         run_virtual(main())
     assert cleaned == ["yes"]
+
+
+def test_timers_of_one_moment_fire_in_the_order_they_were_set() -> None:
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        fired: list[int] = []
+        for number in range(100):
+            loop.call_at(1.0, fired.append, number)
+        await asyncio.sleep(1.0)
+        return fired
+
+    assert run_virtual(main()) == list(range(100))
+
+
+def test_a_cancelled_timer_does_not_fire_and_moves_no_clock() -> None:
+    async def main() -> tuple[list[int], float]:
+        loop = asyncio.get_running_loop()
+        fired: list[int] = []
+        timers = [loop.call_at(float(number), fired.append, number) for number in range(1, 301)]
+        for timer in timers[1::2] + timers[200:]:
+            timer.cancel()
+        await asyncio.sleep(1000)
+        return fired, loop.time()
+
+    assert run_virtual(main()) == (list(range(1, 200, 2)), 1000.0)
+
+
+def test_a_callback_that_raises_goes_to_the_exception_handler() -> None:
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        said: list[str] = []
+        loop.set_exception_handler(lambda _loop, context: said.append(str(context["exception"])))
+        loop.call_soon(lambda: 1 / 0)
+        await asyncio.sleep(1)
+        return said
+
+    assert run_virtual(main()) == ["division by zero"]
+
+
+def test_other_threads_are_heard_though_nothing_waits_for_them() -> None:
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        heard = loop.create_future()
+        thread = threading.Thread(target=loop.call_soon_threadsafe, args=(heard.set_result, "heard"))
+        thread.start()
+        thread.join()
+        return await heard  # type: ignore[no-any-return]  # of call_soon_threadsafe
+
+    assert run_virtual(main()) == "heard"
