@@ -407,8 +407,10 @@ class Scheduler:
         lingers = bool(self._wakes) and self._wakes[-1] <= self._now + ROUNDING_S
         for pool in self._pools.values():
             pool.check([task for task in self._tasks.values() if task.pool is pool], lingers=lingers)
-        listed = {key: task for tasks in self._tasks_of.values() for key, task in tasks.items()}
-        assert listed == self._tasks
+        assert sum(map(len, self._tasks_of.values())) == len(self._tasks)
+        for job, tasks in self._tasks_of.items():
+            assert tasks, f"job {job} is kept without a task"
+            assert all([self._tasks.get(key) is task for key, task in tasks.items()])
         assert self._tasks_of.keys() <= self._jobs.keys()
         self._memory.check(self._jobs)
         due = [time for time, _, task in self._delayed if task.state == "delayed"]

@@ -261,14 +261,17 @@ class Fleet:
 
     def check(self, tasks: list[Task]) -> None:
         """Assert that the ledger balances with the unfinished tasks of this pool."""
-        calls = {id(task.call): task.call for task in tasks if task.call is not None}.values()
-        assert len(calls) == self.in_flight == sum(e.in_flight for e in self._endpoints.values())
-        for endpoint in self._endpoints.values():
-            own = [call for call in calls if call.endpoint is endpoint]
+        own_of: dict[str, list[Call]] = {name: [] for name in self._endpoints}
+        for call in {id(task.call): task.call for task in tasks if task.call is not None}.values():
+            assert call.endpoint.name in own_of, f"a call on endpoint {call.endpoint.name!r}, which is not known"
+            own_of[call.endpoint.name].append(call)
+        assert sum(map(len, own_of.values())) == self.in_flight
+        for name, endpoint in self._endpoints.items():
+            own = own_of[name]
             assert endpoint.in_flight == len(own), (
                 f"endpoint {endpoint.name!r}: {endpoint.in_flight} != {len(own)}"
             )
-            assert endpoint.in_flight_tokens == sum(call.tokens for call in own)
+            assert endpoint.in_flight_tokens == sum([call.tokens for call in own])
             assert endpoint.joined or own, (
                 f"endpoint {endpoint.name!r} left, ended its calls and is still known"
             )
@@ -278,4 +281,4 @@ class Fleet:
             assert is_broken == (endpoint.name in self._broken), (
                 f"endpoint {endpoint.name!r}: {endpoint.state}"
             )
-        assert self.room == sum(endpoint.free for endpoint in self._endpoints.values())
+        assert self.room == sum([endpoint.free for endpoint in self._endpoints.values()])

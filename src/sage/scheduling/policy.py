@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from sage.errors import InputError, nearest
@@ -169,9 +170,14 @@ def _canonical_admits(text: str) -> str:
     return "+".join(said) or parts[0]
 
 
+@cache
+def _signature(member: Callable[..., object]) -> inspect.Signature:
+    return inspect.signature(member)
+
+
 def options(member: Callable[..., object]) -> list[inspect.Parameter]:
     """What can be said to a member in text. Keyword-only parameters without default come from the scheduler."""
-    parameters = inspect.signature(member).parameters.values()
+    parameters = _signature(member).parameters.values()
     return [parameter for parameter in parameters if parameter.default is not parameter.empty]
 
 
@@ -184,7 +190,7 @@ def make(registry: Registry[Callable[..., T]], text: str, **given: Any) -> T:
         InputError: an unknown name or argument, or an argument out of its range.
     """
     name, arguments = _parse_member(registry, text)
-    parameters = inspect.signature(registry[name]).parameters.values()
+    parameters = _signature(registry[name]).parameters.values()
     asked = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     return registry[name](**arguments, **{key: given[key] for key in asked})
 
@@ -199,7 +205,7 @@ def _canonical(registry: Registry[Callable[..., T]], text: str) -> str:
 
 
 def _default(member: Callable[..., object], name: str) -> object:
-    return inspect.signature(member).parameters[name].default
+    return _signature(member).parameters[name].default
 
 
 def _parse_member(registry: Registry[Callable[..., T]], text: str) -> tuple[str, dict[str, float]]:

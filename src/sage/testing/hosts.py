@@ -88,9 +88,14 @@ class Host:
         return max(0, self.allowed - len(self.calls))
 
     @property
+    def tokens(self) -> int:
+        """Of all its calls."""
+        return sum([call.tokens for call in self.calls])
+
+    @property
     def load(self) -> tuple[float, int]:
         """What is in flight for what is allowed, and its tokens."""
-        return len(self.calls) / max(1, self.allowed), sum(call.tokens for call in self.calls)
+        return len(self.calls) / max(1, self.allowed), self.tokens
 
     def join(self, said: int) -> None:
         """It is a member, and says how many calls it takes."""

@@ -35,7 +35,7 @@ from sage.scheduling.order import ORDERS, OrderWithLateness
 from sage.scheduling.policy import make, make_admits
 from sage.scheduling.pool import PARK_S
 from sage.scheduling.retry import MAX_BACKOFF_S, RESERVE, RETRYABLE
-from sage.scheduling.views import JobView, TaskView
+from sage.scheduling.views import JobView, Snapshot, TaskView
 from sage.testing.hosts import Host, Violation, Work, hold
 
 __all__ = ["Violation", "Witness"]
@@ -65,6 +65,7 @@ class Witness:
         self.num_repeated = 0  # tasks tried again; at least as many as calls tried again
         policy = scheduler.policy
         self._order = make(ORDERS, policy.order)
+        self._late = self._order.late if isinstance(self._order, OrderWithLateness) else None
         self._batch = make(BATCHES, policy.batch)
         admits = make_admits(policy.admit, is_fair=False)
         places = [member for member in admits if isinstance(member, MaxInflight)]
@@ -86,13 +87,14 @@ class Witness:
         self._hear(event)
         self._look_who_is_down()
         commands = self.scheduler.handle(event, now)
-        self._read_limits()
+        seen = self.scheduler.snapshot()
+        self._read_limits(seen)
         for command in commands:
             self._judge(command)
         if self._failed is not None:
             raise Violation(f"conservation: nothing answered {self._failed}")
         hold(not self._flips, "breaker", f"nothing told of {self._flips}")
-        self._compare()
+        self._compare(seen)
         self._nothing_left_waiting()
         if self.audit:
             self.scheduler.check()
@@ -146,7 +148,7 @@ class Witness:
             self._accounts[view.job] = Account(self.admitted[view.job])
         view = self._learner.filled(view, self._accounts[view.job], siblings)
         limits = None if view.batch_key is None else self._batch.limits(view)
-        late = self._order.late(view) if isinstance(self._order, OrderWithLateness) else None
+        late = None if self._late is None else self._late(view)
         self.works[view.id] = Work(view, self._order.key(view), late or NEVER, limits, self.now)
 
     def _release(self, work: Work, event: TaskDone | TaskFailed, tokens: int) -> float:
@@ -171,16 +173,14 @@ class Witness:
             else:
                 self.down.setdefault(pool, self.now)
 
-    def _read_limits(self) -> None:
+    def _read_limits(self, seen: Snapshot) -> None:
         """What the limit of the policy made of what the endpoints said."""
-        for view in self.scheduler.snapshot().endpoints:
+        is_static = self.scheduler.policy.limit == "static"
+        for view in seen.endpoints:
             host = self.hosts[view.name]
-            fits = (
-                view.limit == host.said
-                if self.scheduler.policy.limit == "static"
-                else view.limit <= host.said
-            )
-            hold(fits and view.limit >= 1, "limit", f"{view.limit} for an endpoint that says {host.said}")
+            fits = view.limit == host.said if is_static else 1 <= view.limit <= host.said
+            if not fits:
+                raise Violation(f"limit: {view.limit} for an endpoint that says {host.said}")
             host.limit = view.limit
 
     # What it answers
@@ -347,41 +347,53 @@ class Witness:
 
     # What holds after every event
 
-    def _compare(self) -> None:
+    def _compare(self, seen: Snapshot) -> None:
         """The core's account is the same."""
-        seen = self.scheduler.snapshot()
-        counts = [work.state for work in self.works.values()]
-        ours = (len(self.admitted), len(self.waiting), counts.count("delayed"), counts.count("running"))
+        states = [work.state for work in self.works.values()]
+        ours = (len(self.admitted), len(self.waiting), states.count("delayed"), states.count("running"))
         theirs = (seen.admitted, seen.waiting, seen.delayed, seen.running)
-        hold(
-            theirs == ours, "conservation", f"jobs in, waiting, tasks delayed, running: {theirs}, not {ours}"
-        )
-        queued = {pool: len(list(self._queued(pool))) for pool in seen.queued}
-        hold(seen.queued == queued, "conservation", f"queued {seen.queued}, not {queued}")
-        views = {view.name: (view.in_flight, view.in_flight_tokens, view.limit) for view in seen.endpoints}
+        if theirs != ours:
+            raise Violation(
+                f"conservation: jobs in, waiting, tasks delayed, running: {theirs}, not {ours}"
+            )
+        queued = dict.fromkeys(seen.queued, 0)
+        for work in self.works.values():
+            if work.state == "queued":
+                queued[work.view.pool] += 1
+        if seen.queued != queued:
+            raise Violation(f"conservation: queued {seen.queued}, not {queued}")
         known = [host for host in self.hosts.values() if host.joined or host.calls]
-        loads = {host.name: (len(host.calls), host.load[1], host.limit) for host in known}
-        hold(views == loads, "ledger symmetry", f"in flight {views}, not {loads}")
-        states = {view.name: view.state for view in seen.endpoints}
-        ours_too = {host.name: host.state for host in known}
-        hold(states == ours_too, "breaker", f"endpoints are {states}, not {ours_too}")
-        hold(set(seen.down) == set(self.down), "breaker", f"down: {seen.down}, not {self.down}")
+        if len(seen.endpoints) != len(known):
+            raise Violation(f"ledger symmetry: {seen.endpoints}, not {[host.name for host in known]}")
+        for view in seen.endpoints:
+            host = self.hosts[view.name]
+            if (view.in_flight, view.in_flight_tokens) != (len(host.calls), host.tokens):
+                raise Violation(f"ledger symmetry: {view}, not {len(host.calls)} calls of {host.tokens} tokens")
+            if view.state != host.state:
+                raise Violation(f"breaker: {view}, not {host.state}")
+        if set(seen.down) != self.down.keys():
+            raise Violation(f"breaker: down: {seen.down}, not {set(self.down)}")
 
     def _nothing_left_waiting(self) -> None:
         """No job waits beside a free place, and no task beside an endpoint with room."""
-        for run in {job.run for job in self.waiting.values()} if not self._has_rules else ():
+        if self.waiting and not self._has_rules:
+            self._no_job_left_waiting()
+        lingers = any(time <= self.now + ROUNDING_S for time in self.wakes)  # a slot is kept for a moment
+        for pool in {work.view.pool for work in self.works.values() if work.state == "queued"}:
+            since = self.down.get(pool, self.now)
+            if self.now > since + PARK_S:
+                parked = [work.view.id for work in self._queued(pool)]
+                raise Violation(f"parking: tasks {parked} wait for ever")
+            if not lingers and any(host.room for host in self._joined(pool)):
+                idle = [work.view.id for work in self._queued(pool) if not self._may_be_held(work)]
+                hold(not idle, "work conservation", f"tasks {idle} wait while pool {pool!r} has room")
+
+    def _no_job_left_waiting(self) -> None:
+        for run in {job.run for job in self.waiting.values()}:
             jobs = [job for job in self.admitted.values() if job.run == run]
             limit = next(job.max_inflight for job in self.waiting.values() if job.run == run)
             limit = self._max_inflight if limit is None else limit
             hold(len(jobs) == limit, "admission", f"{len(jobs)} of {limit} jobs of run {run!r} are in")
-        for pool in {host.pool for host in self.hosts.values()}:
-            since = self.down.get(pool, self.now)
-            parked = [work.view.id for work in self._queued(pool)]
-            hold(not parked or self.now <= since + PARK_S, "parking", f"tasks {parked} wait for ever")
-            lingers = any(time <= self.now + ROUNDING_S for time in self.wakes)  # a slot is kept for a moment
-            if not lingers and any(host.room for host in self._joined(pool)):
-                idle = [work.view.id for work in self._queued(pool) if not self._may_be_held(work)]
-                hold(not idle, "work conservation", f"tasks {idle} wait while pool {pool!r} has room")
 
     def _may_be_held(self, work: Work) -> bool:
         """Whether a queued task may wait for company though there is room."""

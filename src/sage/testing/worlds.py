@@ -20,6 +20,7 @@ from sage.errors import EngineFault
 from sage.scheduling.core import Scheduler
 from sage.scheduling.messages import (
     Admit,
+    Command,
     EndpointJoined,
     EndpointLeft,
     Event,
@@ -64,11 +65,16 @@ FAULTS: tuple[EngineFault, ...] = ("unreachable", "timeout", "overloaded", "fail
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a world: how its jobs ended, and every event with its answer, one a line."""
+    """What came of a world: how its jobs ended, and every event with its time and its answer."""
 
     jobs: int
     outcomes: Counter[str]
-    log: list[str]
+    decisions: list[tuple[float, Event, list[Command]]]
+
+    @property
+    def log(self) -> list[str]:
+        """The decisions as text, one a line."""
+        return [f"{now!r} {event} -> {commands}" for now, event, commands in self.decisions]
 
 
 @dataclass(slots=True)
@@ -115,7 +121,7 @@ class World:
         core = scheduler(policy or drawn, random.Random(seed + 1))
         self.witness = Witness(core, audit=audit)
         self.now = 0.0
-        self.log: list[str] = []
+        self.decisions: list[tuple[float, Event, list[Command]]] = []
         self.outcomes: Counter[str] = Counter()
         self.jobs: dict[int, Job] = {}
         self.fault_rate = self.rng.choice((0.0, 0.1, 0.4))
@@ -136,11 +142,11 @@ class World:
         stuck = [job.view.id for job in self.jobs.values() if job.state != "over"]
         if stuck:
             raise Violation(f"conservation: nothing happens any more, and jobs {stuck} are not over")
-        return Result(len(self.jobs), self.outcomes, self.log)
+        return Result(len(self.jobs), self.outcomes, self.decisions)
 
     def _tell(self, event: Event) -> None:
         commands = self.witness.handle(event, self.now)
-        self.log.append(f"{self.now!r} {event} -> {commands}")
+        self.decisions.append((self.now, event, commands))
         for command in commands:
             match command:
                 case Admit():
