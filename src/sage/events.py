@@ -13,6 +13,7 @@ import msgspec
 __all__ = [
     "EndpointSwitched",
     "Event",
+    "Hold",
     "JobEnded",
     "Notice",
     "Outcome",
@@ -21,6 +22,7 @@ __all__ = [
     "TaskEnded",
     "TaskRetried",
     "TaskReused",
+    "Why",
     "decode_event",
     "encode_events",
 ]
@@ -32,6 +34,26 @@ class Base(msgspec.Struct, frozen=True, gc=False, tag_field="type", omit_default
     """Common to every event: when it happened."""
 
     t: float  # seconds since the run began
+
+
+class Hold(msgspec.Struct, frozen=True, gc=False):
+    """What kept a job outside: a rule of admission that put it off, or the limit of jobs at once."""
+
+    rule: str  # its name on the axis ``admit``
+    since: float  # until the next one began, or the job was let in or refused
+
+
+class Why(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the scheduler decided by when it started a task. Counts include the task itself."""
+
+    key: tuple[float, ...]  # its place in the order, smallest first; times in it are the session's
+    in_flight: int  # calls on its endpoint, now that it started
+    limit: int  # calls at once that its endpoint gets
+    queued: int = 0  # tasks of its pool that go on waiting
+    turn: float | None = None  # tokens its tenant was charged by then, by weight; None: nobody takes turns
+    reserve: bool = False  # its tenant was within its reserve, and went first
+    held_s: float = 0.0  # kept back, so that others could join its call
+    aside: bool = False  # it could not be in time any more and had stepped aside
 
 
 class PipelineSeen(Base, frozen=True, gc=False, tag="pipeline"):
@@ -57,6 +79,7 @@ class JobEnded(Base, frozen=True, gc=False, tag="job"):
     deadline: float | None = None  # absolute, same clock
     step: str | None = None  # the step that failed
     error: str | None = None  # one line, without prompts or keys
+    held: tuple[Hold, ...] = ()  # what it waited for before it was let in; empty: it came in at once
 
 
 class TaskEnded(Base, frozen=True, gc=False, tag="task"):
@@ -79,6 +102,7 @@ class TaskEnded(Base, frozen=True, gc=False, tag="task"):
     pieces: tuple[float, ...] = ()  # arrival of every streamed piece
     piece_tokens: tuple[int, ...] = ()  # aligned with pieces; empty where the engine does not say
     error: str | None = None
+    why: Why | None = None  # the decision that started it
 
 
 class TaskRetried(Base, frozen=True, gc=False, tag="retry"):

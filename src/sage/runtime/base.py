@@ -156,6 +156,7 @@ class Job:
     listen: Callable[[RunEvent], None] | None = None
     was_told: bool = False  # the scheduler knows of it
     at: str | None = None  # the step it failed in
+    held: tuple[tuple[str, float], ...] = ()  # rules that kept it outside, each with the time from when on
     prefix: str = ""  # of its steps' names in events: where in the outer job this body runs
     is_step: bool = False  # a body that is one step, shown by the prefix alone
     pipes: dict[str, Pipe] = field(default_factory=dict)  # of steps whose pieces others read as they come

@@ -14,7 +14,7 @@ import msgspec
 from sage.clock import Clock
 from sage.engines.base import EmbedReply, EmbedRequest, GenerateRequest, Piece, Reply, Usage
 from sage.errors import EngineError, InternalError, SageError
-from sage.events import EndpointSwitched, TaskEnded, TaskRetried, TaskReused
+from sage.events import EndpointSwitched, TaskEnded, TaskRetried, TaskReused, Why
 from sage.graph.fields import getter
 from sage.ops.base import Compute, Embed, Generate
 from sage.runtime.base import Job, Token
@@ -66,6 +66,7 @@ class Pending:
     pieces: list[float] = field(default_factory=list)
     piece_tokens: list[int] = field(default_factory=list)
     error: SageError | None = None  # of the latest attempt
+    why: Why | None = None  # the decision that started it, where it is recorded
 
 
 class Calls:
@@ -96,6 +97,10 @@ class Calls:
             EndpointChanged: self._endpoint_changed,
             WakeAt: self._wake_at,
         }
+
+    def held(self, job: int) -> tuple[tuple[str, float], ...]:
+        """What kept a job outside, each with the time from when on."""
+        return self._scheduler.held(job)
 
     def on(self, command: type[Command], carry_out: Callable[[Any], None]) -> None:
         """Say who carries out a kind of command."""
@@ -216,6 +221,8 @@ class Calls:
             pending.first, pending.error = None, None
             pending.pieces.clear()
             pending.piece_tokens.clear()
+            if pending.job.run.log is not None:
+                pending.why = self._scheduler.why(pending.id)
         call = self._group.create_task(self._call(together, command.endpoint))
         for pending in together:
             pending.call = call
@@ -437,6 +444,7 @@ class Calls:
                 pieces=tuple(moment - began for moment in pending.pieces),
                 piece_tokens=_if_aligned(pending.piece_tokens, pending.pieces),
                 error=None if error is None else _fault(error),
+                why=pending.why,
             )
         )
 

@@ -177,8 +177,12 @@ class Driver:
             Rejected: it will not be. Expired: its time ran out before.
         """
         waiting = self._waiting[job.id] = asyncio.get_running_loop().create_future()
-        async with self._limit(job):
-            await waiting
+        try:
+            async with self._limit(job):
+                await waiting
+        finally:
+            if job.run.log is not None:
+                job.held = self._calls.held(job.id)
 
     def _admit(self, command: Admit) -> None:
         waiting = self._waiting.pop(command.job)

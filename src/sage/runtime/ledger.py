@@ -7,7 +7,7 @@ from typing import Any
 
 from sage.clock import Clock
 from sage.errors import InputError, SageError, StepError
-from sage.events import JobEnded, Notice, Outcome, PipelineSeen
+from sage.events import Hold, JobEnded, Notice, Outcome, PipelineSeen
 from sage.graph.values import Record
 from sage.runtime.base import Job, JobFailure, Run
 from sage.runtime.program import Program
@@ -51,6 +51,7 @@ class Ledger:
                 deadline=None if job.deadline is None else job.deadline - began,
                 step=job.at if error is not None else None,
                 error=None if error is None else loggable(error),
+                held=tuple([Hold(rule, since - began) for rule, since in job.held]) if job.held else (),
             )
         )
 

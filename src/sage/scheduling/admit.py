@@ -157,6 +157,8 @@ class Gate:
         self.rules = _rules(members)
         self._forecast = forecast
         self._cluster = cluster
+        self._names = {type(rule): _name(rule) for rule in self.rules}
+        self._holds: dict[int, list[tuple[str, float]]] = {}  # job that had to wait -> for what, since when
         self._put_off: list[tuple[float, int, JobView, int]] = []  # heap: when, number, job, its next rule
         self._waits: set[int] = set()  # jobs put off
         self._number = 0
@@ -168,9 +170,17 @@ class Gate:
 
     def arrived(self, job: JobView, now: float) -> JobView | Reject | None:
         """The job itself if it is let in now; None: it waits."""
-        if not self.rules:
-            return job if self._places.arrived(job) else None
-        return self._judge(job, 0, now)
+        return self._judge(job, 0, now) if self.rules else self._placed(job, now)
+
+    def held(self, job: int) -> tuple[tuple[str, float], ...]:
+        """What a job has waited for until now, each with the time it began to; forgotten then."""
+        return tuple(self._holds.pop(job, ()))
+
+    def _placed(self, job: JobView, now: float) -> JobView | None:
+        if self._places.arrived(job):
+            return job
+        self._holds.setdefault(job.id, []).append(("max_inflight", now))
+        return None
 
     def due(self, now: float) -> list[JobView | Reject]:
         """What becomes of the jobs that were put off until now."""
@@ -197,16 +207,18 @@ class Gate:
             if isinstance(verdict, Refusal):
                 if job.pulled:
                     continue
+                self._holds.pop(job.id, None)
                 self._tell_over(job.id)
                 return Reject(job.id, verdict.reason, verdict.retry_after_s)
             if verdict is not None and verdict > now:
                 self._number += 1
                 self._waits.add(job.id)
                 heappush(self._put_off, (verdict, self._number, job, number + 1))
+                self._holds.setdefault(job.id, []).append((self._names[type(self.rules[number])], now))
                 return None
         for rule in self.rules:
             rule.passed(job, forecast)
-        return job if self._places.arrived(job) else None
+        return self._placed(job, now)
 
     def served(self, job: int, pool: str, service_s: float, tokens: float) -> None:
         """A call for a job ended."""
@@ -215,6 +227,7 @@ class Gate:
 
     def over(self, job: JobView) -> JobView | None:
         """A job that was let in reached its end: the job that gets its place, if one waits."""
+        self._holds.pop(job.id, None)
         self._tell_over(job.id)
         return self._places.over(job)
 
@@ -224,6 +237,7 @@ class Gate:
             self._waits.remove(job)
         elif not self._places.withdrawn(job):
             return False
+        self._holds.pop(job, None)
         self._tell_over(job)
         return True
 
@@ -241,3 +255,8 @@ class Gate:
 ADMITS: Registry[Callable[..., Rule | MaxInflight]] = Registry("admit")
 ADMITS["open"] = Open
 ADMITS["max_inflight"] = MaxInflight
+
+
+def _name(rule: Rule) -> str:
+    """What a rule goes by on its axis."""
+    return next((name for name, made in ADMITS.items() if made is type(rule)), type(rule).__name__)

@@ -6,6 +6,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, assert_never
 
 from sage.errors import InternalError
+from sage.events import Why
 from sage.scheduling.admit import Gate, has_rules
 from sage.scheduling.lanes import NEVER, Task
 from sage.scheduling.learn import Memory
@@ -289,6 +290,7 @@ class Scheduler:
         fleet, line = pool.fleet, pool.line
         while fleet.room and line.queued and (tasks := line.pop(now, idle=fleet.in_flight == 0)):
             call = fleet.start(tasks, now)
+            call.queued = line.queued
             for task in tasks:
                 line.share.charge(task)
             self._retries.called(call.endpoint.budget)
@@ -387,6 +389,26 @@ class Scheduler:
             self._ask(min(due), out)
 
     # Looking in
+
+    def why(self, task_id: int) -> Why:
+        """What a running task was started by: for the log."""
+        task = self._running(task_id)
+        call = task.call
+        assert call is not None
+        return Why(
+            task.key,
+            call.in_flight,
+            call.limit,
+            call.queued,
+            task.turn,
+            task.reserve,
+            task.held_s,
+            task.aside,
+        )
+
+    def held(self, job: int) -> tuple[tuple[str, float], ...]:
+        """What kept a job outside, each with the time from when on; to be asked once, before the job is over."""
+        return self._gate.held(job)
 
     def snapshot(self) -> Snapshot:
         """What is queued, running and waiting now."""

@@ -54,7 +54,8 @@ class Call:
     """One call in flight, for one task or several."""
 
     __slots__ = (
-        "answered", "endpoint", "era", "fault", "out_tokens", "retry_at", "size", "started", "tasks", "tokens",
+        "answered", "endpoint", "era", "fault", "in_flight", "limit", "out_tokens", "queued", "retry_at", "size",
+        "started", "tasks", "tokens",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, tasks: int, tokens: int, now: float) -> None:
@@ -67,6 +68,9 @@ class Call:
         self.answered = False  # for at least one of its tasks
         self.fault: EngineFault | None = None  # of the last task that failed
         self.out_tokens = 0
+        self.in_flight = endpoint.in_flight + 1  # on its endpoint, when it started
+        self.limit = endpoint.limit
+        self.queued = 0  # tasks of its pool that went on waiting then
 
 
 class Fleet:

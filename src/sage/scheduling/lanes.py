@@ -37,7 +37,10 @@ NEVER = Late(float("inf"), 0.0)
 class Task:
     """One task as the core keeps it, from TaskReady to its end."""
 
-    __slots__ = ("call", "charged", "failures", "group", "key", "late", "pool", "state", "ticket", "view")
+    __slots__ = (
+        "aside", "call", "charged", "failures", "group", "held_s", "key", "late", "pool", "queued_at", "reserve",
+        "state", "ticket", "turn", "view",
+    )  # fmt: skip
 
     def __init__(self, view: TaskView, key: Key, pool: Pool, late: Late = NEVER) -> None:
         self.view = view
@@ -50,6 +53,11 @@ class Task:
         self.call: Call | None = None  # while it runs
         self.charged = 0.0  # tokens its tenant was charged for the running call
         self.failures = 0
+        self.queued_at = 0.0  # when its present stay in the queue began
+        self.held_s = 0.0  # of it, kept back for company
+        self.turn: float | None = None  # what its tenant owed when its turn came
+        self.reserve = False  # its turn came by a reserve
+        self.aside = False  # it became late and stepped aside
 
 
 class Lane:
@@ -85,6 +93,7 @@ class Lane:
         while head is not None and aside and head.late.after < now:
             heappop(self._heap)
             heappush(self._late, (head.late.key, head.view.id, head.ticket, head))
+            head.aside = True
             aside -= 1
             head = self._head(self._heap)
         if self._late:

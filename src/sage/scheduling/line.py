@@ -31,6 +31,8 @@ class Line:
         self._tickets += 1
         task.ticket = self._tickets
         task.state = "queued"
+        task.queued_at = now
+        task.held_s = 0.0
         self.queued += 1
         limits = None if task.view.batch_key is None else self._batch.limits(task.view)
         if limits is None:
@@ -53,7 +55,7 @@ class Line:
         if group.opened:
             self.share.push(task)
         elif group.full:
-            self._open(group)
+            self._open(group, now)
         return due
 
     def pop(self, now: float, *, idle: bool) -> list[Task]:
@@ -104,12 +106,13 @@ class Line:
         if not self._held:
             return
         for group in [group for group in self._held.values() if group.due <= now or idle]:
-            self._open(group)
+            self._open(group, now)
 
-    def _open(self, group: Group) -> None:
+    def _open(self, group: Group, now: float) -> None:
         group.opened = True
         self._held.pop(group.key, None)
         for task in group.lane.tasks():
+            task.held_s = now - task.queued_at
             self.share.push(task)
 
     def next_due(self) -> float | None:

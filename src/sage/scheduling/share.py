@@ -131,6 +131,7 @@ class WeightedFair:
                 continue
             task = tenant.lane.pop(now)
             assert task is not None, tenant.name
+            task.turn, task.reserve = tenant.tag, not entry[0]
             if entry[0]:
                 self._virtual = max(self._virtual, tenant.tag)
             self._one_less(tenant)
