@@ -185,18 +185,19 @@ def balance_of(work: Sequence[float]) -> Balance:
     >>> balance_of([10.0]).balance is None
     True
     """
-    n, total = len(work), math.fsum(work)
+    n, most = len(work), max(work, default=0.0)
     idle = sum(one == 0 for one in work)
-    if n < 2 or total <= 0:
+    if n < 2 or most <= 0:
         return Balance(n=n, idle=idle)
-    mean = total / n
-    deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in work) / n)
+    parts = [one / most for one in work]  # squares of the smallest floats would vanish
+    mean = math.fsum(parts) / n
+    deviation = math.sqrt(math.fsum((part - mean) ** 2 for part in parts) / n)
     return Balance(
         n=n,
         idle=idle,
         balance=max(0.0, 1 - deviation / mean),
-        jain=total**2 / (n * math.fsum(one * one for one in work)),
-        max_over_mean=max(work) / mean,
+        jain=(n * mean) ** 2 / (n * math.fsum(part * part for part in parts)),
+        max_over_mean=1 / mean,
     )
 
 

@@ -432,7 +432,7 @@ class Scheduler:
         assert sum(map(len, self._tasks_of.values())) == len(self._tasks)
         for job, tasks in self._tasks_of.items():
             assert tasks, f"job {job} is kept without a task"
-            assert all([self._tasks.get(key) is task for key, task in tasks.items()])
+            assert all(self._tasks.get(key) is task for key, task in tasks.items())
         assert self._tasks_of.keys() <= self._jobs.keys()
         self._memory.check(self._jobs)
         due = [time for time, _, task in self._delayed if task.state == "delayed"]

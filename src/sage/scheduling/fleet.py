@@ -267,7 +267,9 @@ class Fleet:
         """Assert that the ledger balances with the unfinished tasks of this pool."""
         own_of: dict[str, list[Call]] = {name: [] for name in self._endpoints}
         for call in {id(task.call): task.call for task in tasks if task.call is not None}.values():
-            assert call.endpoint.name in own_of, f"a call on endpoint {call.endpoint.name!r}, which is not known"
+            assert call.endpoint.name in own_of, (
+                f"a call on endpoint {call.endpoint.name!r}, which is not known"
+            )
             own_of[call.endpoint.name].append(call)
         assert sum(map(len, own_of.values())) == self.in_flight
         for name, endpoint in self._endpoints.items():

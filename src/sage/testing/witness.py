@@ -353,9 +353,7 @@ class Witness:
         ours = (len(self.admitted), len(self.waiting), states.count("delayed"), states.count("running"))
         theirs = (seen.admitted, seen.waiting, seen.delayed, seen.running)
         if theirs != ours:
-            raise Violation(
-                f"conservation: jobs in, waiting, tasks delayed, running: {theirs}, not {ours}"
-            )
+            raise Violation(f"conservation: jobs in, waiting, tasks delayed, running: {theirs}, not {ours}")
         queued = dict.fromkeys(seen.queued, 0)
         for work in self.works.values():
             if work.state == "queued":
@@ -368,7 +366,9 @@ class Witness:
         for view in seen.endpoints:
             host = self.hosts[view.name]
             if (view.in_flight, view.in_flight_tokens) != (len(host.calls), host.tokens):
-                raise Violation(f"ledger symmetry: {view}, not {len(host.calls)} calls of {host.tokens} tokens")
+                raise Violation(
+                    f"ledger symmetry: {view}, not {len(host.calls)} calls of {host.tokens} tokens"
+                )
             if view.state != host.state:
                 raise Violation(f"breaker: {view}, not {host.state}")
         if set(seen.down) != self.down.keys():
