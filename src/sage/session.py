@@ -155,6 +155,7 @@ class Session:
         if self._flushing is not None:
             self._flushing.cancel()
         self._reuse.close()
+        await self._calls.ended()
         await self._endpoints.close()
         try:
             await self._stack.__aexit__(None, None, None)

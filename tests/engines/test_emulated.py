@@ -266,6 +266,40 @@ def test_a_call_that_takes_too_long_times_out() -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize("profile", [STEPWISE, PROFILES["constant"]], ids=lambda profile: profile.name)
+def test_it_calls_back_with_what_it_would_have_returned(profile: Profile) -> None:
+    async def main() -> None:
+        loop, ended = asyncio.get_running_loop(), list[Any]()
+        engine = EmulatedEngine(profile)
+        reply = await engine.generate(ask(), ignore_pieces)
+        took_s = loop.time()
+        engine.begin(ask(), ignore_pieces, ended.append)
+        engine.begin(ask(timeout_s=took_s / 2), ignore_pieces, ended.append)
+        engine.begin(ask("x" * 1_000_000), ignore_pieces, ended.append)
+        assert not ended  # never before it has returned
+        await asyncio.sleep(took_s)
+        assert [getattr(one, "fault", one) for one in ended] == ["too_long", "timeout", reply]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("profile", [STEPWISE, PROFILES["constant"]], ids=lambda profile: profile.name)
+def test_who_aborted_is_not_called_back(profile: Profile) -> None:
+    async def main() -> None:
+        engine, ended = EmulatedEngine(profile), list[Any]()
+        aborts = [
+            engine.begin(ask(text), ignore_pieces, ended.append) for text in ("a", "b", "x" * 1_000_000)
+        ]
+        await asyncio.sleep(0)
+        for abort in (*aborts, *aborts):
+            abort()
+        await asyncio.sleep(100)
+        assert [one.fault for one in ended] == ["too_long"]
+        assert (await engine.generate(ask(max_tokens=1), ignore_pieces)).usage.completion_tokens == 1
+
+    run_virtual(main())
+
+
 def test_a_prompt_that_does_not_fit_is_refused_with_both_sizes() -> None:
     async def main() -> None:
         with pytest.raises(EngineError) as caught:

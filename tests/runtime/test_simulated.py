@@ -15,7 +15,7 @@ from sage.bench.simulation import Sweep, simulate, with_choices
 from sage.bench.simulation_figures import row_of
 from sage.bench.simulation_spec import Spec, filler, read_spec
 from sage.engines.base import EmbedRequest, GenerateRequest, Message, ignore_pieces
-from sage.engines.emulated import EmulatedEngine
+from sage.engines.emulated import EmulatedEngine, EmulatedOptions
 from sage.engines.emulated_profile import PROFILES
 from sage.ops import generate
 from sage.runtime.manifest import read_manifest
@@ -228,6 +228,37 @@ def test_a_sweep_that_is_interrupted_keeps_what_is_over(tmp_path: Path) -> None:
     kept = msgspec.json.decode((tmp_path / "summary.json").read_bytes(), type=Sweep)
     assert (kept.status, len(kept.cells)) == ("partial", 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["load_aware_load-1_seed-0", "summary.json"]
+
+
+def test_a_session_that_closes_waits_for_the_calls_under_way() -> None:
+    async def main() -> tuple[float, str]:
+        loop = asyncio.get_running_loop()
+        pipeline = Pipeline("p", answer=generate("{question}", max_tokens=3))
+        engine = EmulatedEngine(PROFILES["constant"])
+        async with asyncio.TaskGroup() as users:
+            async with Session(engines={"llm": engine}, record=False, clock=loop.time) as session:
+                record = users.create_task(session.call(pipeline, {"question": "why?"}))
+                await asyncio.sleep(0.25)
+            closed = loop.time()
+        return closed, record.result()["question"]
+
+    assert run_virtual(main()) == (1.0, "why?")
+
+
+def test_a_job_that_is_cancelled_frees_the_place_of_its_call() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        pipeline = Pipeline("p", answer=generate("{question}", max_tokens=3))
+        options = EmulatedOptions(limit=1)
+        engine = EmulatedEngine(PROFILES["constant"], options)
+        async with Session(engines={"llm": engine}, record=False, clock=loop.time) as session:
+            first = asyncio.ensure_future(session.call(pipeline, {"question": "why?"}))
+            await asyncio.sleep(0.25)
+            first.cancel()
+            await session.call(pipeline, {"question": "what?"})
+        return loop.time()
+
+    assert run_virtual(main()) == 1.25
 
 
 # ---- what cannot be

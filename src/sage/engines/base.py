@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from sage.errors import InputError, nearest
+from sage.errors import EngineError, InputError, nearest
 from sage.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINES",
     "Address",
+    "CallsBack",
     "EmbedReply",
     "EmbedRequest",
     "Emit",
+    "Ended",
     "Engine",
     "EngineInfo",
     "GenerateRequest",
@@ -163,6 +165,30 @@ class Engine(Protocol):
 
         Raises:
             EngineError: as above; ``refused`` when this engine cannot embed.
+        """
+
+
+#: Told how a call ended.
+Ended = Callable[[Reply | EngineError], None]
+
+
+@runtime_checkable
+class CallsBack(Protocol):
+    """What an engine may offer beside ``generate``: to answer without a task that waits for it.
+
+    Worth it where the calls themselves cost next to nothing, as in simulations. ``embed`` is awaited as ever.
+    """
+
+    def begin(self, request: GenerateRequest, emit: Emit, ended: Ended) -> Callable[[], None]:
+        """Begin to answer, as ``generate`` does.
+
+        Args:
+            request: what is asked.
+            emit: gets the pieces.
+            ended: called once, on the event loop, after this has returned: with the reply, or with the fault.
+
+        Returns:
+            What aborts the call, at once: ``ended`` is not called any more then.
         """
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ from sage.engines.base import (
     EmbedReply,
     EmbedRequest,
     Emit,
+    Ended,
     Engine,
     EngineInfo,
     GenerateRequest,
@@ -32,7 +34,7 @@ from sage.engines.base import (
 )
 from sage.engines.emulated_answers import first_call, hashed_vectors, smallest
 from sage.engines.emulated_prefix import PrefixCache
-from sage.engines.emulated_profile import FixedTimes, Profile, answer_lengths, load_profile
+from sage.engines.emulated_profile import Profile, answer_lengths, load_profile
 from sage.engines.emulated_steps import Batching, Sequence
 from sage.errors import EngineError, InputError
 
@@ -79,7 +81,6 @@ class EmulatedEngine:
         self._chars = profile.chars_per_token
         self._batch = Batching(profile.step, profile.capacity) if profile.step is not None else None
         self._prefixes = PrefixCache(profile.capacity.kv_tokens) if options.prefix_cache else None
-        self._calls: dict[Sequence, _Call] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._embedder_free = 0.0  # when the last embedding call under way ends
         self._most_tokens = min(profile.capacity.context_tokens, profile.capacity.kv_tokens)
@@ -106,16 +107,42 @@ class EmulatedEngine:
 
     async def generate(self, request: GenerateRequest, emit: Emit) -> Reply:
         """Filler of the length drawn for the prompt, in the time the profile gives."""
-        if "generate" not in self._info.can:
-            raise EngineError(f"engine {self._info.address} cannot generate", fault="refused")
-        if request.timeout_s is None:
-            return await self._answer(request, emit)
+        over: asyncio.Future[Reply] = self._loop.create_future()
+
+        def ended(outcome: Reply | EngineError) -> None:
+            if over.done():
+                return
+            if isinstance(outcome, EngineError):
+                over.set_exception(outcome)
+            else:
+                over.set_result(outcome)
+
+        abort = self.begin(request, emit, ended)
         try:
-            async with asyncio.timeout(request.timeout_s):
-                return await self._answer(request, emit)
-        except TimeoutError:
-            message = f"engine {self._info.address}: the call did not end in its {request.timeout_s:g} s"
-            raise EngineError(message, fault="timeout") from None
+            return await over
+        except asyncio.CancelledError:
+            abort()
+            raise
+
+    def begin(self, request: GenerateRequest, emit: Emit, ended: Ended) -> Callable[[], None]:
+        """The same for a caller that is called back; see ``sage.engines.base.CallsBack``."""
+        try:
+            call = self._prepared(request, emit, ended)
+        except EngineError as error:
+            return self._loop.call_soon(ended, error).cancel
+        if request.timeout_s is not None:
+            call.limit = self._loop.call_later(request.timeout_s, self._time_out, call, request.timeout_s)
+        fixed = self._profile.fixed
+        if fixed is None:
+            assert self._batch is not None
+            self._batch.submit(call, self._catch_up())
+            self._arm()
+        elif emit is ignore_pieces:
+            whole_s = fixed.first_token_s + fixed.token_s * (call.output - 1)
+            call.timer = self._loop.call_later(whole_s, self._finish, call)
+        else:
+            call.timer = self._loop.call_later(fixed.first_token_s, self._yield, call, 1, fixed.token_s)
+        return partial(self._abort, call)
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
         """Hashed bags of words, one call after the other."""
@@ -136,7 +163,14 @@ class EmulatedEngine:
     def _tokens(self, text: str) -> int:
         return int(len(text) / self._chars) + 1
 
-    async def _answer(self, request: GenerateRequest, emit: Emit) -> Reply:
+    def _prepared(self, request: GenerateRequest, emit: Emit, ended: Ended) -> _Call:
+        """A call of which it is settled what will be answered.
+
+        Raises:
+            EngineError: nothing can be.
+        """
+        if "generate" not in self._info.can:
+            raise EngineError(f"engine {self._info.address} cannot generate", fault="refused")
         prompt = request.messages[-1].content if request.messages else ""
         prompt_tokens = sum([self._tokens(message.content) for message in request.messages])
         if prompt_tokens >= self._most_tokens:
@@ -146,22 +180,21 @@ class EmulatedEngine:
                 prompt_tokens=prompt_tokens,
                 context_tokens=self._most_tokens,
             )
-        text, call = self._said(request, prompt)
+        text, tool = self._said(request, prompt)
         wanted = self._length(prompt, request.max_tokens) if text is None else self._tokens(text)
-        room = min(request.max_tokens, self._most_tokens - prompt_tokens)
-        tokens = max(1, min(wanted, room))
+        tokens = max(1, min(wanted, request.max_tokens, self._most_tokens - prompt_tokens))
         if text is None:
             text = _filler(prompt, int(tokens * self._chars))
         cached = self._prefixes.take(request.messages, prompt_tokens) if self._prefixes is not None else 0
-        streams = self._all_pieces and emit is not ignore_pieces
-        if self._profile.fixed is not None:
-            await self._wait(self._profile.fixed, tokens, text, emit if streams else None, emit)
-        else:
-            await self._batched(prompt_tokens, cached, tokens, text, emit, streams=streams)
         usage = Usage(prompt_tokens, tokens, cached)
-        if call is not None:
-            return Reply("", usage, "tool_calls", (call,))
-        return Reply(text, usage, "length" if tokens < wanted or wanted == request.max_tokens else "stop")
+        if tool is not None:
+            reply = Reply("", usage, "tool_calls", (tool,))
+        else:
+            reply = Reply(
+                text, usage, "length" if tokens < wanted or wanted == request.max_tokens else "stop"
+            )
+        streams = self._all_pieces and emit is not ignore_pieces
+        return _Call(prompt_tokens - cached, cached, text, reply, emit, ended, streams=streams)
 
     def _said(self, request: GenerateRequest, prompt: str) -> tuple[str | None, ToolCall | None]:
         """The answer that the request itself asks for, if it does."""
@@ -172,42 +205,44 @@ class EmulatedEngine:
             return msgspec.json.encode(smallest(request.schema, prompt)).decode(), None
         return None, None
 
-    async def _wait(
-        self, times: FixedTimes, tokens: int, text: str, streaming: Emit | None, emit: Emit
-    ) -> None:
-        await asyncio.sleep(times.first_token_s)
-        emit(_piece(text, 1, tokens))
-        if streaming is None:
-            if tokens > 1 and times.token_s > 0:
-                await asyncio.sleep(times.token_s * (tokens - 1))
+    def _yield(self, call: _Call, token: int, token_s: float) -> None:
+        """A token is due, of a call that nothing else slows down."""
+        while True:
+            if token == 1 or call.streams:
+                call.emit(_piece(call.text, token, call.output))
+            if token == call.output:
+                self._finish(call)
+                return
+            following = token + 1 if call.streams else call.output
+            if token_s > 0:
+                wait_s = token_s * (following - token)
+                call.timer = self._loop.call_later(wait_s, self._yield, call, following, token_s)
+                return
+            token = following
+
+    def _finish(self, call: _Call) -> None:
+        call.is_over = True
+        if call.limit is not None:
+            call.limit.cancel()
+        call.ended(call.reply)
+
+    def _time_out(self, call: _Call, seconds: float) -> None:
+        self._abort(call)
+        message = f"engine {self._info.address}: the call did not end in its {seconds:g} s"
+        call.ended(EngineError(message, fault="timeout"))
+
+    def _abort(self, call: _Call) -> None:
+        if call.is_over:
             return
-        for token in range(2, tokens + 1):
-            if times.token_s > 0:
-                await asyncio.sleep(times.token_s)
-            streaming(_piece(text, token, tokens))
+        call.is_over = True
+        for timer in (call.timer, call.limit):
+            if timer is not None:
+                timer.cancel()
+        if self._batch is not None:
+            self._batch.abort(call, self._catch_up())
+            self._arm()
 
     # Batching
-
-    async def _batched(
-        self, prompt: int, cached: int, tokens: int, text: str, emit: Emit, *, streams: bool
-    ) -> None:
-        batch = self._batch
-        assert batch is not None
-        sequence = Sequence(prompt - cached, tokens, cached, streams)
-        over: asyncio.Future[None] = self._loop.create_future()
-        self._calls[sequence] = _Call(over, emit, text)
-        now = self._catch_up()
-        batch.submit(sequence, now)
-        self._arm()
-        try:
-            await over
-        except asyncio.CancelledError:
-            now = self._catch_up()
-            batch.abort(sequence, now)
-            self._arm()
-            raise
-        finally:
-            del self._calls[sequence]
 
     def _catch_up(self) -> float:
         """Tell of what is due already, so that what happens now happens after it."""
@@ -235,25 +270,32 @@ class EmulatedEngine:
 
     def _tell(self, now: float) -> None:
         assert self._batch is not None
-        for sequence, token, _ in self._batch.advance(now):
-            call = self._calls.get(sequence)
-            if call is None or call.over.done():
+        for call, token, _ in self._batch.advance(now):
+            assert isinstance(call, _Call)
+            if call.is_over:
                 continue
-            if token == 1 or sequence.streams:
-                call.emit(_piece(call.text, token, sequence.output))
-            if token == sequence.output:
-                call.over.set_result(None)
+            if token == 1 or call.streams:
+                call.emit(_piece(call.text, token, call.output))
+            if token == call.output:
+                self._finish(call)
 
 
-class _Call:
+class _Call(Sequence):
     """A generation under way."""
 
-    __slots__ = ("emit", "over", "text")
+    __slots__ = ("emit", "ended", "is_over", "limit", "reply", "text", "timer")
 
-    def __init__(self, over: asyncio.Future[None], emit: Emit, text: str) -> None:
-        self.over = over
-        self.emit = emit
+    def __init__(
+        self, prompt: int, cached: int, text: str, reply: Reply, emit: Emit, ended: Ended, *, streams: bool
+    ) -> None:
+        super().__init__(prompt, reply.usage.completion_tokens, cached, streams)
         self.text = text
+        self.reply = reply
+        self.emit = emit
+        self.ended = ended
+        self.is_over = False
+        self.timer: asyncio.TimerHandle | None = None  # of the next token, where tokens come by themselves
+        self.limit: asyncio.TimerHandle | None = None  # of the whole call
 
 
 def _filler(prompt: str, chars: int) -> str:

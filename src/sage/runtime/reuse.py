@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from sage.engines.base import EmbedReply, GenerateRequest, Reply, Usage
 from sage.errors import InputError, SetupError
 from sage.graph.values import Record, to_json
 
-__all__ = ["Reuse", "is_settled", "key_of", "remembering"]
+__all__ = ["Reuse", "is_settled", "key_of", "remembering", "same_call"]
 
 logger = logging.getLogger("sage")
 
@@ -216,6 +216,24 @@ def key_of(model: str, request: Any) -> str:
     except TypeError as error:
         raise InputError(f"a step with cache() was given something that has no JSON form: {error}") from error
     return hashlib.blake2b(encoded, digest_size=20).hexdigest()
+
+
+def same_call(model: str, request: Any) -> Hashable:
+    """As ``key_of``, but a key that only lives as long as the call; quicker to make.
+
+    Args:
+        model: of the pool.
+        request: a GenerateRequest, or the texts of an embedding.
+    """
+    if isinstance(request, GenerateRequest) and (
+        request.schema is not None
+        or request.tools
+        or request.timeout_s is not None
+        or request.priority
+        or request.idempotency_key is not None
+    ):
+        return key_of(model, request)
+    return model, request
 
 
 def is_settled(request: Any) -> bool:
