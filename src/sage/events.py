@@ -53,7 +53,7 @@ class Why(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     turn: float | None = None  # tokens its tenant was charged by then, by weight; None: nobody takes turns
     reserve: bool = False  # its tenant was within its reserve, and went first
     held_s: float = 0.0  # kept back, so that others could join its call
-    aside: bool = False  # it could not be in time any more and had stepped aside
+    aside_s: float = 0.0  # so long ago it had stepped aside, since it could not be in time any more
 
 
 class PipelineSeen(Base, frozen=True, gc=False, tag="pipeline"):

@@ -137,3 +137,42 @@ def test_a_run_is_exported(form: str, key: str, home: Path, capsys: pytest.Captu
     name = capsys.readouterr().out.strip()
     assert name == f"{run}.{form}.json"
     assert key in json.loads((home / name).read_text())
+
+
+def test_why_tasks_waited_stands_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
+    run = record()
+    assert sage("explain", run) == 0
+    shown = capsys.readouterr().out
+    assert "Why tasks waited" in shown
+    assert "a place went to a task that came before it" in shown
+    assert "its places were held by rag of tenant 'default' 100 %" in shown
+    assert sage("explain", run, "--json") == 0
+    waits = json.loads(capsys.readouterr().out)["waits"]
+    assert waits["pools"][0]["waited"] == 3
+
+
+def test_one_tasks_story_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    record()
+    assert sage("explain", "last", "--job", "3", "--task", "answer") == 0
+    shown = capsys.readouterr().out
+    for said in ("job 3 of rag: done", "2 places", "which came before it", "call 1 of 1"):
+        assert said in shown
+    assert sage("explain", "last", "--job", "3", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["story"]["tasks"][0]["step"] == "answer"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--task", "answer"], "--task answer is of which job? say --job N too"),
+        (["--job", "1", "--gantt"], "say one of them"),
+        (["--job", "77"], "no job 77 that ended"),
+        (["--job", "1", "--task", "anser"], "did you mean 'answer'?"),
+    ],
+)
+def test_a_story_that_cannot_be_told(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record()
+    assert sage("explain", "last", *options) == 2
+    assert said in capsys.readouterr().err

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sage.runtime.figures import Stat
     from sage.runtime.runs import StoredRun
     from sage.runtime.timings import Explanation, SlowJob, StepTime
+    from sage.runtime.waits import Waits
 
 __all__ = ["app", "print_table"]
 
@@ -35,25 +36,45 @@ def explain(
     svg: Annotated[
         Path | None, typer.Option(help="With --gantt: write it as svg to this file.", show_default=False)
     ] = None,
+    job: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tell what happened to one job, counted from 0.", show_default=False),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="STEP", help="With --job: only to its calls in this step.")
+    ] = None,
 ) -> None:
-    """Say where a run's time went: steps, endpoints, critical paths, slowest jobs; and what to change first."""
+    """Say where a run's time went, why its tasks waited, and what to change first.
+
+    With --job, say what happened to one job and its calls: behind whom they waited, by which limit and which rule.
+    """
     from sage.errors import InputError
     from sage.runtime.runs import load_run
     from sage.settings import Settings
 
     if svg is not None and not gantt:
         raise InputError("--svg FILE draws the Gantt chart; say --gantt too")
+    if task is not None and job is None:
+        raise InputError(f"--task {task} is of which job? say --job N too")
+    if job is not None and gantt:
+        raise InputError("--job tells a story and --gantt draws a chart; say one of them")
     stored = load_run(Settings.load(), run)
     if gantt:
         _gantt(stored, jobs, svg, as_json=as_json)
         return
+    if job is not None:
+        _tell(stored, job, task, as_json=as_json)
+        return
     from sage.runtime.explain import explain as explain_events
+    from sage.runtime.waits import waits
 
     found = explain_events(stored.events(), stored.manifest)
+    waited = waits(stored.events(), stored.manifest)
     if as_json:
-        print_json({"run_id": stored.manifest.run_id, "kind": stored.manifest.kind, "explanation": found})
+        about = {"run_id": stored.manifest.run_id, "kind": stored.manifest.kind}
+        print_json({**about, "explanation": found, "waits": waited})
         return
-    _print(stored, found)
+    _print(stored, found, waited)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -76,7 +97,20 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     console.print()
 
 
-def _print(stored: StoredRun, found: Explanation) -> None:
+def _tell(stored: StoredRun, job: int, task: str | None, *, as_json: bool) -> None:
+    from sage.cli.explain_waits import print_story
+    from sage.runtime.story import story
+
+    told = story(stored.events(), stored.manifest, shown_seconds, job=job, step=task)
+    if as_json:
+        print_json({"run_id": stored.manifest.run_id, "kind": stored.manifest.kind, "story": told})
+    else:
+        print_story(told)
+
+
+def _print(stored: StoredRun, found: Explanation, waited: Waits) -> None:
+    from sage.cli.explain_waits import print_waits
+
     manifest = stored.manifest
     jobs = ", ".join(f"{count} {outcome}" for outcome, count in found.jobs.items() if count) or "none"
     print(f"run        {manifest.run_id} ({manifest.kind}, {found.status})")
@@ -91,6 +125,7 @@ def _print(stored: StoredRun, found: Explanation) -> None:
     if found.note:
         print(f"  {found.note}")
     print()
+    print_waits(waited, print_table)
     print_table("Steps, by how long they held jobs up", _STEP_HEADER, _step_rows(found))
     if found.endpoints:
         print_table("Endpoints", _ENDPOINT_HEADER, _endpoint_rows(found))

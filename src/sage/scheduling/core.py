@@ -392,19 +392,12 @@ class Scheduler:
 
     def why(self, task_id: int) -> Why:
         """What a running task was started by: for the log."""
-        task = self._running(task_id)
+        task = self._tasks[task_id]
         call = task.call
-        assert call is not None
-        return Why(
-            task.key,
-            call.in_flight,
-            call.limit,
-            call.queued,
-            task.turn,
-            task.reserve,
-            task.held_s,
-            task.aside,
-        )
+        assert call is not None, task_id
+        aside_s = 0.0 if task.aside_at is None else call.started - task.aside_at
+        waits = call.in_flight, call.limit, call.queued
+        return Why(task.key, *waits, task.turn, task.reserve, task.held_s, aside_s)
 
     def held(self, job: int) -> tuple[tuple[str, float], ...]:
         """What kept a job outside, each with the time from when on; to be asked once, before the job is over."""

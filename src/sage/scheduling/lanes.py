@@ -38,7 +38,7 @@ class Task:
     """One task as the core keeps it, from TaskReady to its end."""
 
     __slots__ = (
-        "aside", "call", "charged", "failures", "group", "held_s", "key", "late", "pool", "queued_at", "reserve",
+        "aside_at", "call", "charged", "failures", "group", "held_s", "key", "late", "pool", "queued_at", "reserve",
         "state", "ticket", "turn", "view",
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ class Task:
         self.held_s = 0.0  # of it, kept back for company
         self.turn: float | None = None  # what its tenant owed when its turn came
         self.reserve = False  # its turn came by a reserve
-        self.aside = False  # it became late and stepped aside
+        self.aside_at: float | None = None  # when it became late and stepped aside
 
 
 class Lane:
@@ -93,7 +93,7 @@ class Lane:
         while head is not None and aside and head.late.after < now:
             heappop(self._heap)
             heappush(self._late, (head.late.key, head.view.id, head.ticket, head))
-            head.aside = True
+            head.aside_at = now
             aside -= 1
             head = self._head(self._heap)
         if self._late:

@@ -33,6 +33,7 @@ class Line:
         task.state = "queued"
         task.queued_at = now
         task.held_s = 0.0
+        task.aside_at = None
         self.queued += 1
         limits = None if task.view.batch_key is None else self._batch.limits(task.view)
         if limits is None:
