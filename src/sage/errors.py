@@ -4,6 +4,7 @@
     ├── PipelineError      the author of the pipeline: wrong graph, found before anything runs
     ├── InputError         the caller: a bad record, file, option or name
     ├── StepError          the author of a function step: it raised
+    ├── PolicyError        the author of a member of a policy: it raised, or answered nonsense
     ├── SetupError         the operator of the machine: something is missing, corrupt or misconfigured
     ├── EngineError        the engine: it refused, failed, stalled or answered nonsense
     ├── Rejected           admission control: the job was not let in
@@ -28,6 +29,7 @@ __all__ = [
     "InputError",
     "InternalError",
     "PipelineError",
+    "PolicyError",
     "Rejected",
     "SageError",
     "SetupError",
@@ -90,6 +92,10 @@ class StepError(SageError):
         self.step = step
         self.attempts = attempts
         super().__init__(f"step {step!r}: {message}")
+
+
+class PolicyError(SageError):
+    """A member of a policy raised or answered nonsense. Ends the runs it decides for; the cause is chained."""
 
 
 EngineFault = Literal[

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from sage.clock import Clock, monotonic
 from sage.engines.base import Engine, EngineInfo
-from sage.errors import Fault, InputError, PipelineError, nearest
+from sage.errors import Fault, InputError, PipelineError, PolicyError, nearest
 from sage.graph.plan import Plan
 from sage.graph.values import Record
 from sage.runtime.base import JobFailure, RunEvent
@@ -191,8 +191,8 @@ class Session:
         program = await self._program(pipeline, recorder)
         try:
             await feed(self._driver, self._inline, self._clock, recorder.run, program, records, sink)
-        except BaseException:
-            self._finish(recorder, "partial")
+        except BaseException as error:
+            self._finish(recorder, "failed" if isinstance(error, PolicyError) else "partial")
             raise
         self._finish(recorder, "complete")
         return recorder.result(sink.in_source_order())
@@ -315,7 +315,7 @@ class Session:
         try:
             await feed(self._driver, self._inline, self._clock, recorder.run, program, records, sink)
         except Exception as error:  # noqa: BLE001 - handed to the consumer of the stream
-            self._finish(recorder, "partial")
+            self._finish(recorder, "failed" if isinstance(error, PolicyError) else "partial")
             channel.end(error)
         except BaseException:
             self._finish(recorder, "partial")

@@ -11,7 +11,7 @@ import msgspec
 
 from sage.clock import Clock
 from sage.engines.base import GenerateRequest, Reply
-from sage.errors import EngineError, InternalError
+from sage.errors import EngineError, InternalError, PolicyError
 from sage.events import EndpointSwitched, TaskRetried, TaskReused
 from sage.ops.base import Compute, Embed, Generate
 from sage.runtime.base import Job, Token
@@ -26,9 +26,11 @@ from sage.scheduling.messages import (
     EndpointChanged,
     Event,
     GiveUp,
+    JobArrived,
     Retry,
     Start,
     TaskDropped,
+    TaskFailed,
     TaskReady,
     Tick,
     WakeAt,
@@ -58,6 +60,8 @@ class Calls:
         self._dispatch = Dispatch(endpoints, clock, group, self.tell, self._broken)
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count()
+        self._policy_error: PolicyError | None = None  # by what the policy failed, if it did
+        self._tell_broken: list[Callable[[PolicyError], None]] = []
         self._pending: dict[int, Pending] = {}
         self._leading: dict[Hashable, Pending] = {}  # what others may join, by what is asked
         self._carry_out: dict[type[Command], Callable[[Any], None]] = {
@@ -78,8 +82,43 @@ class Calls:
 
     def tell(self, event: Event) -> None:
         """Tell the scheduler what happened and carry out what it commands."""
-        for command in self._scheduler.handle(event, self._clock()):
+        if self._policy_error is not None:
+            self._refuse(event, self._policy_error)
+            return
+        try:
+            commands = self._scheduler.handle(event, self._clock())
+        except PolicyError as error:
+            self._break(error)
+            self._refuse(event, error)
+            return
+        for command in commands:
             self._carry_out[type(command)](command)
+
+    def when_broken(self, tell: Callable[[PolicyError], None]) -> None:
+        """Have somebody told when the policy has failed: nothing is decided from then on."""
+        self._tell_broken.append(tell)
+
+    def _break(self, error: PolicyError) -> None:
+        """The policy failed: whoever waits for a decision fails with it; calls under way come to their end."""
+        self._policy_error = error
+        for pending in self._pending.values():
+            if pending.call is None and not pending.answer.done():
+                pending.answer.set_exception(_again(error))
+        for tell in self._tell_broken:
+            tell(error)
+
+    def _refuse(self, event: Event, error: PolicyError) -> None:
+        """Nobody decides any more.
+
+        Raises:
+            PolicyError: a job asks to be let in.
+        """
+        if isinstance(event, JobArrived):
+            raise _again(error)
+        if isinstance(event, TaskReady | TaskFailed):
+            pending = self._pending.get(event.task.id if isinstance(event, TaskReady) else event.task)
+            if pending is not None and not pending.answer.done():
+                pending.answer.set_exception(_again(error))
 
     async def make(self, job: Job, node: Node, number: int = 0) -> Any:
         """The value of an endpoint-bound step; ``number`` tells several answers to one request apart.
@@ -239,3 +278,10 @@ class Calls:
                 wrong = InternalError(f"the scheduler broke: {type(error).__name__}: {error}")
                 wrong.__cause__ = error
                 pending.answer.set_exception(wrong)
+
+
+def _again(error: PolicyError) -> PolicyError:
+    """The same error for one more who waits: an exception that is raised twice drags its first traceback along."""
+    again = PolicyError(str(error))
+    again.__cause__ = error.__cause__
+    return again

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from sage.clock import Clock
-from sage.errors import EngineError, Expired, InputError, InternalError, Rejected, SageError
+from sage.errors import EngineError, Expired, InputError, InternalError, PolicyError, Rejected, SageError
 from sage.events import Outcome
 from sage.graph.body import VALUE
 from sage.graph.values import Record
@@ -69,6 +69,7 @@ class Driver:
         self._rejected: dict[int, Rejected] = {}  # jobs refused at once
         calls.on(Admit, self._admit)
         calls.on(Reject, self._reject)
+        calls.when_broken(self._broken)
 
     async def carry(
         self,
@@ -80,7 +81,8 @@ class Driver:
     ) -> Record | JobFailure:
         """Take one record through a program.
 
-        Every job ends in exactly one outcome, which is logged. Only cancellation of the awaiting task raises.
+        Every job ends in exactly one outcome, which is logged. Only cancellation of the awaiting task raises, and a
+        policy that failed.
         """
         try:
             job = self._new_job(run, program, index, record, listen)
@@ -112,6 +114,8 @@ class Driver:
             outcome, error = "failed", _as_sage_error(raised, job)
         finally:
             self._end(job, outcome, error)
+        if isinstance(error, PolicyError):
+            raise error
         if error is not None:
             return JobFailure(index, job.record, outcome, error, job.at, getattr(error, "attempts", 1))
         return narrowed(program, job.record)
@@ -184,6 +188,11 @@ class Driver:
             if job.run.log is not None:
                 job.held = self._calls.held(job.id)
 
+    def _broken(self, error: PolicyError) -> None:
+        for waiting in self._waiting.values():
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(PolicyError(str(error)))
+
     def _admit(self, command: Admit) -> None:
         waiting = self._waiting.pop(command.job)
         if waiting is not None and not waiting.done():
@@ -221,8 +230,9 @@ class Driver:
                     record[name] = call(record)
             else:
                 await self._advance(_inner(outer, node, program, record, where, held))
-        except Exception as raised:
-            raise as_step_error(raised, where) from raised
+        except Exception as raised:  # noqa: BLE001 - raised again, with the step it came from
+            error = as_step_error(raised, where)
+            raise error from _other_than(error, raised)
         return body.value(record)
 
     def _limit(self, job: Job) -> Any:
@@ -294,12 +304,12 @@ class Driver:
                 value = node.call(job.record)  # what takes pieces awaits
             else:
                 value = await self._value(job, node)
-        except Exception as raised:
+        except Exception as raised:  # noqa: BLE001 - raised again, unless the step says what stands in
             error = as_step_error(raised, job.shown(node.name))
             began = node.live_readers and job.pipes[node.name].has_begun
             if began or not node.forgives:
                 job.at = node.name
-                raise error from raised
+                raise error from _other_than(error, raised)
             value = await self._recover(job, node, error)
         job.record[node.name] = value
         if node.live_readers:
@@ -459,6 +469,11 @@ class _until:  # noqa: N801 - reads as a word where it is used
             await self._timeout.__aexit__(*exc)  # type: ignore[arg-type]  # passed on as given
         except TimeoutError:
             raise Expired("its time ran out") from None
+
+
+def _other_than(error: BaseException, raised: BaseException) -> BaseException | None:
+    """What to chain to an error: what was raised, if it is not the error itself, else what is chained already."""
+    return error.__cause__ if error is raised else raised
 
 
 def _made_ready(job: Job, readers: tuple[int, ...], waits_for: list[int]) -> list[Node]:

@@ -166,7 +166,8 @@ async def feed(
                 for _ in range(min(run.max_inflight, intake.at_most)):
                     workers.create_task(_work(carry, clock, run, program, intake, sink))
         except ExceptionGroup as group:  # not a job's failure: the log cannot be written, or SAGE is wrong
-            raise first_of_group(group) from group
+            first = first_of_group(group)
+            raise first from first.__cause__ or group
     if intake.error is not None:
         raise intake.error
 

@@ -157,7 +157,7 @@ class Gate:
         self.rules = _rules(members)
         self._forecast = forecast
         self._cluster = cluster
-        self._names = {type(rule): _name(rule) for rule in self.rules}
+        self._names = [_name(rule) for rule in self.rules]
         self._holds: dict[int, list[tuple[str, float]]] = {}  # job that had to wait -> for what, since when
         self._put_off: list[tuple[float, int, JobView, int]] = []  # heap: when, number, job, its next rule
         self._waits: set[int] = set()  # jobs put off
@@ -214,7 +214,7 @@ class Gate:
                 self._number += 1
                 self._waits.add(job.id)
                 heappush(self._put_off, (verdict, self._number, job, number + 1))
-                self._holds.setdefault(job.id, []).append((self._names[type(self.rules[number])], now))
+                self._holds.setdefault(job.id, []).append((self._names[number], now))
                 return None
         for rule in self.rules:
             rule.passed(job, forecast)
@@ -259,4 +259,5 @@ ADMITS["max_inflight"] = MaxInflight
 
 def _name(rule: Rule) -> str:
     """What a rule goes by on its axis."""
-    return next((name for name, made in ADMITS.items() if made is type(rule)), type(rule).__name__)
+    said = getattr(rule, "name", None)
+    return said or next((name for name, made in ADMITS.items() if made is type(rule)), type(rule).__name__)

@@ -14,6 +14,7 @@ from sage.errors import InputError, nearest
 from sage.registry import Registry
 from sage.scheduling.admit import ADMITS, MaxInflight, Rule
 from sage.scheduling.batch import BATCHES
+from sage.scheduling.checked import checked
 from sage.scheduling.limit import LIMITS
 from sage.scheduling.order import ORDERS
 from sage.scheduling.place import PLACES
@@ -192,7 +193,9 @@ def make(registry: Registry[Callable[..., T]], text: str, **given: Any) -> T:
     name, arguments = _parse_member(registry, text)
     parameters = _signature(registry[name]).parameters.values()
     asked = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    return registry[name](**arguments, **{key: given[key] for key in asked})
+    member = registry[name](**arguments, **{key: given[key] for key in asked})
+    held: T = checked(registry.kind, name, member)
+    return held
 
 
 def _canonical(registry: Registry[Callable[..., T]], text: str) -> str:
