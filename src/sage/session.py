@@ -255,6 +255,11 @@ class Session:
         """Names the run that single calls and their events belong to; None before the first."""
         return None if self._single is None else self._single.run.id
 
+    @property
+    def run_began(self) -> float | None:
+        """When that run began, by the session's clock: the zero of the times in its log."""
+        return None if self._single is None else self._single.run.began
+
     def snapshot(self) -> Snapshot:
         """What the scheduler holds right now: jobs, queues, endpoints."""
         return self._scheduler.snapshot()

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from sage.events import Event, JobEnded, TaskEnded
+from sage.events import Event, JobEnded, Outcome, TaskEnded
 
 __all__ = ["Request", "requests_of"]
 
@@ -29,6 +29,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     last: float | None = None  # last chunk with a token; of work without tokens, its end
     chunks: tuple[float, ...] = ()  # arrival of every chunk with tokens
     chunk_tokens: tuple[int, ...] = ()  # aligned with chunks; empty: not known
+    answer_tokens: int | None = (
+        None  # in the chunks, where that is not output_tokens: of the last of several calls
+    )
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0  # of the prompt, from a prefix cache
@@ -62,10 +65,12 @@ def requests_of(events: Iterable[Event], scheduled: Mapping[int, float] | None =
 
 def _request(end: JobEnded, calls: Sequence[TaskEnded], due: float) -> Request:
     good = [call for call in calls if call.outcome == "done"]
+    timed_out = end.outcome == "failed" and calls and max(calls, key=lambda call: call.t).error == "timeout"
+    outcome: Outcome | Literal["timeout"] = "timeout" if timed_out else end.outcome
     output = max(good, key=lambda call: call.t, default=None)
     return Request(
         id=end.job,
-        outcome=end.outcome,
+        outcome=outcome,
         scheduled=due,
         handed=end.arrived,
         ended=end.t,
@@ -73,6 +78,8 @@ def _request(end: JobEnded, calls: Sequence[TaskEnded], due: float) -> Request:
         first=output.first if output else None,
         last=(output.pieces[-1] if output and output.pieces else end.t) if end.outcome == "done" else None,
         chunks=output.pieces if output else (),
+        chunk_tokens=output.piece_tokens if output else (),
+        answer_tokens=output.completion_tokens if output and len(good) > 1 else None,
         prompt_tokens=sum(call.prompt_tokens for call in calls),
         output_tokens=sum(call.completion_tokens for call in good),
         cached_tokens=sum(call.cached_tokens for call in good),
