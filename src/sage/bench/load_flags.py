@@ -1,0 +1,128 @@
+"""What a reader must know before believing the figures of a load: found in its requests, each said in one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from sage.bench.records import Request
+from sage.bench.timing import answer_tokens, in_flight, reason
+from sage.runtime.figures import percentile
+
+__all__ = ["Flag", "cache_flags", "failure_flags", "generator_flags", "token_flags", "warmup_flags"]
+
+LAG_S = 0.005  # a generator that is later than this, and than LAG_SHARE of the median TTFT, is the bottleneck
+LAG_SHARE = 0.05
+LEAST_HANDED = 0.98  # of the offered rate
+WARM_SHARE = 0.05  # of prompt tokens from a prefix cache, beyond what a cold one would have
+
+
+class Flag(msgspec.Struct, frozen=True):
+    """Something a reader must know before believing a figure."""
+
+    kind: str
+    text: str
+
+
+def generator_flags(
+    counted: Sequence[Request], ttft_s: float | None, offered: float | None, handed: float | None
+) -> Iterator[Flag]:
+    """Whether the load generator was the bottleneck: late, or slower than the schedule.
+
+    Args:
+        counted: requests, without warm-up.
+        ttft_s: their median time to first token.
+        offered: requests a second as scheduled; None in a closed loop.
+        handed: and as they were sent.
+    """
+    lags = sorted(request.handed - request.scheduled for request in counted)
+    if not lags:
+        return
+    late, allowed = percentile(lags, 0.99), max(LAG_S, LAG_SHARE * (ttft_s or 0.0))
+    if late > allowed:
+        yield Flag(
+            "generator_limited",
+            f"the load generator was the bottleneck: 1 in 100 requests left {1000 * late:.1f} ms late or more, "
+            f"allowed are {1000 * allowed:.1f} ms; use a quieter machine, or send fewer requests a second",
+        )
+    elif offered is not None and handed is not None and handed < LEAST_HANDED * offered:
+        yield Flag(
+            "generator_limited",
+            f"the load generator was the bottleneck: it sent {handed:.4g} requests a second, and was to send "
+            f"{offered:.4g}",
+        )
+
+
+def failure_flags(counted: Sequence[Request], done: Sequence[Request]) -> Iterator[Flag]:
+    """Whether anything was measured at all, and what failed."""
+    if not counted:
+        yield Flag("vacuous", "no request was counted: there is nothing to measure")
+        return
+    failed = Counter(reason(request) for request in counted if request.outcome != "done")
+    if not failed:
+        return
+    worst, count = failed.most_common(1)[0]
+    if not done:
+        yield Flag("vacuous", f"none of {len(counted)} requests was answered, {count} of them: {worst}")
+    else:
+        yield Flag(
+            "failures", f"{failed.total()} of {len(counted)} requests failed, {count} of them: {worst}"
+        )
+
+
+def token_flags(done: Sequence[Request], wanted_tokens: int | None) -> Iterator[Flag]:
+    """Whether token counts can be believed.
+
+    Args:
+        done: requests that were answered.
+        wanted_tokens: how long every answer was to be; None: as it came.
+    """
+    tokens = [answer_tokens(request) for request in done]
+    empty, unsaid = tokens.count(0), sum(request.tokens_from == "pieces" for request in done)
+    if empty:
+        yield Flag(
+            "empty_answers", f"{empty} of {len(done)} answers had no token: they have no TTFT and no TPOT"
+        )
+    if unsaid:
+        yield Flag(
+            "no_usage",
+            f"the server sent no token counts with {unsaid} of {len(done)} answers: their pieces were counted "
+            "instead, and tokens a second and TPOT may be off",
+        )
+    short = sum(count < wanted_tokens for count in tokens) if wanted_tokens is not None else 0
+    if short:
+        yield Flag(
+            "short_answers",
+            f"{short} of {len(done)} answers were shorter than the {wanted_tokens} tokens that were asked for: "
+            "the server does not heed ignore_eos, or its context is too short",
+        )
+
+
+def cache_flags(done: Sequence[Request], cold_cached_tokens: int | None) -> Iterator[Flag]:
+    """Whether the server had seen the prompts before.
+
+    Args:
+        done: requests that were answered.
+        cold_cached_tokens: of their prompts, what a cache that had seen nothing before would have; None: not known.
+    """
+    prompt = sum(request.prompt_tokens for request in done)
+    cached = sum(request.cached_tokens for request in done)
+    if cold_cached_tokens is not None and prompt and cached > cold_cached_tokens + WARM_SHARE * prompt:
+        yield Flag(
+            "warm_prefix_cache",
+            f"{100 * cached / prompt:.0f} % of prompt tokens came from the server's prefix cache, of a cold one it "
+            f"would be {100 * cold_cached_tokens / prompt:.0f} %: it had seen these prompts, and TTFT is too good; "
+            "restart it, or say another --seed",
+        )
+
+
+def warmup_flags(requests: Sequence[Request], counted: Sequence[Request]) -> Iterator[Flag]:
+    """Whether the system had met its full concurrency before requests counted."""
+    warm, most = len(requests) - len(counted), in_flight(counted, 1.0).most
+    if 0 < warm < most:
+        yield Flag(
+            "short_warmup",
+            f"the warm-up was {warm} requests, later {most} were under way at once; say --num-warmups {most}",
+        )
