@@ -19,7 +19,7 @@ from sage.bench.traces import Asked, read_trace
 from sage.errors import InputError
 from sage.registry import Registry
 
-__all__ = ["PROCESSES", "Arrivals", "Asked", "Schedule", "draw"]
+__all__ = ["PROCESSES", "Arrivals", "Asked", "Schedule", "Timetable", "draw"]
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +71,18 @@ class Schedule:
         """A name for this load: equal schedules have equal ones."""
         content = msgspec.json.encode((self.times, self.asked, self.clients, self.think_s))
         return hashlib.sha256(content).hexdigest()
+
+
+class Timetable(msgspec.Struct, frozen=True):
+    """A schedule, and when everything that was sent for it was due: warm-up first. Stored beside a load's log."""
+
+    schedule: Schedule
+    due: tuple[float, ...]  # seconds from the beginning; of a closed loop all 0
+
+    @property
+    def num_warmups(self) -> int:
+        """How many of the first ones are not of the schedule."""
+        return len(self.due) - len(self.schedule.times)
 
 
 #: From arguments and a seeded source to the times of arrival, endless, from 0 on, of any rate.
