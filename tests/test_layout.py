@@ -33,7 +33,14 @@ GROUND = frozenset({"errors", "events", "clock", "registry", "settings", "tasks"
 FACADES = frozenset({"", "default", "pipeline", "session"})
 
 #: Imports between rooms of one floor that are allowed all the same: (room, module).
-NEIGHBOURS = frozenset({("index", "sage.engines.base"), ("runtime", "sage.ops.base")})
+NEIGHBOURS = frozenset(
+    {
+        ("bench", "sage.testing.behaviour"),  # the emulated server is an engine of the experiments
+        ("bench", "sage.testing.server"),
+        ("index", "sage.engines.base"),
+        ("runtime", "sage.ops.base"),
+    }
+)
 
 #: Third-party package -> the only modules that may import it ("x." means all below x).
 CONFINED: dict[str, tuple[str, ...]] = {

@@ -58,6 +58,7 @@ def test_json_is_one_object_and_is_what_the_folder_keeps(spec: Path, tmp_path: P
     assert [row["load"] for row in found["rows"]] == [0.5, 1.5]
     assert found == json.loads((out / "summary.json").read_text())
     assert {path.name for path in out.iterdir()} == {
+        "experiment.json",
         "summary.json",
         *(cell["folder"] for cell in found["cells"]),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,12 @@ def test_a_runs_files_say_that_it_is_simulated_and_how_to_have_it_again(tmp_path
     sweep = simulate(spec, tmp_path / "out")
     (cell,) = sweep.cells
     folder = tmp_path / "out" / "load_aware_load-1_seed-0"
-    assert sorted(path.name for path in folder.iterdir()) == ["events.jsonl", "run.json", "summary.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "events.jsonl",
+        "requests.jsonl",
+        "run.json",
+        "summary.json",
+    ]
     manifest = read_manifest(folder / "run.json")
     assert (manifest.kind, manifest.status, manifest.seed) == ("simulated", "complete", 0)
     assert manifest.arguments["schedules"] == cell.schedules
@@ -227,7 +233,18 @@ def test_a_sweep_that_is_interrupted_keeps_what_is_over(tmp_path: Path) -> None:
         simulate(spec_of(traffic={"chat": traffic}, seeds=3), tmp_path, interrupt)
     kept = msgspec.json.decode((tmp_path / "summary.json").read_bytes(), type=Sweep)
     assert (kept.status, len(kept.cells)) == ("partial", 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["load_aware_load-1_seed-0", "summary.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "experiment.json",
+        "load_aware_load-1_seed-0",
+        "summary.json",
+    }
+
+
+def test_a_sweep_that_was_interrupted_goes_on_to_the_same_figures(tmp_path: Path) -> None:
+    whole = simulate(spec_of(seeds=2), tmp_path / "whole")
+    simulate(spec_of(seeds=2), tmp_path / "twice")
+    shutil.rmtree(tmp_path / "twice" / str(whole.cells[1].folder))
+    assert simulate(spec_of(seeds=2), tmp_path / "twice") == whole
 
 
 def test_a_session_that_closes_waits_for_the_calls_under_way() -> None:

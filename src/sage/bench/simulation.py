@@ -7,8 +7,7 @@ import itertools
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,8 @@ from typing import Any, Literal
 import msgspec
 
 from sage.bench.arrivals import Schedule, draw
+from sage.bench.records import requests_of
+from sage.bench.results import Axis, open_experiment, write_json, write_lines
 from sage.bench.simulation_figures import CellFigures, Row, figures_of, row_of
 from sage.bench.simulation_spec import Spec, described, options_of, pipelines_of, records_of
 from sage.engines.base import Engine
@@ -25,7 +26,7 @@ from sage.errors import InputError, SageError
 from sage.pipeline import Pipeline
 from sage.runtime.manifest import read_manifest
 from sage.runtime.options import JobOptions, Tenant
-from sage.runtime.runs import read_events, write_private
+from sage.runtime.runs import read_events
 from sage.runtime.simulated import FailingEngine, Outage, closed_loop, open_loop
 from sage.runtime.virtual import run_virtual
 from sage.scheduling.policy import parse_policy
@@ -82,8 +83,8 @@ def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = No
 
     Args:
         spec: what to simulate.
-        out: folder that keeps ``run.json``, ``events.jsonl`` and ``summary.json`` of each cell, and the sweep's own
-            ``summary.json``; None keeps nothing.
+        out: folder of an experiment (``sage.bench.results``), with the sweep's own ``summary.json``; if it holds a
+            part of this sweep, only the rest is run. None keeps nothing.
         progress: told now and then.
 
     Interrupted, it keeps the cells that are over, in ``out``.
@@ -114,18 +115,41 @@ def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = No
         if progress is not None and (number % 256 == 0 or number == total):
             progress(number, total)
 
-    try:
+    if out is None:
         for cell in cells:
-            with _folder(out) as folder:
-                found.append(_run_cell(spec, pipelines, cell, drawn[cell.load, cell.seed], folder, out, tell))
+            with tempfile.TemporaryDirectory(prefix="sage-simulate-") as scratch:
+                found.append(
+                    _run_cell(spec, pipelines, cell, drawn[cell.load, cell.seed], Path(scratch), tell)
+                )
+        return _swept(spec, found, "complete")
+    try:
+        with open_experiment(
+            out, "simulate", kind="simulated", config=described(spec), planned=len(cells)
+        ) as kept:
+            for cell in cells:
+                schedules = drawn[cell.load, cell.seed]
+                if kept.has(cell.name):
+                    found.append(_kept(out / cell.name))
+                    for schedule in schedules.values():
+                        for _ in schedule.times:
+                            tell()
+                    continue
+                axes: dict[str, Axis] = {"policy": cell.policy, "load": cell.load}
+                with kept.running(cell.name, axes=axes, repeat=cell.seed, seed=cell.seed) as path:
+                    found.append(_run_cell(spec, pipelines, cell, schedules, path, tell))
     except BaseException:
-        if out is not None and found:
-            _write(out / "summary.json", _swept(spec, found, "partial"))
+        if found:
+            write_json(out / "summary.json", _swept(spec, found, "partial"))
         raise
     sweep = _swept(spec, found, "complete")
-    if out is not None:
-        _write(out / "summary.json", sweep)
+    write_json(out / "summary.json", sweep)
     return sweep
+
+
+def _kept(folder: Path) -> CellFigures:
+    """The figures of a cell that was run before."""
+    summary = msgspec.json.decode((folder / "summary.json").read_bytes(), type=dict[str, Any])
+    return msgspec.convert(summary["simulated"], CellFigures)
 
 
 def _swept(spec: Spec, cells: Sequence[CellFigures], status: Literal["complete", "partial"]) -> Sweep:
@@ -143,52 +167,39 @@ def _drawn(name: str, spec: Spec, seed: int, load: float) -> Schedule:
         raise InputError(f"traffic {name!r}: {error}") from error
 
 
-@contextmanager
-def _folder(out: Path | None) -> Iterator[Path]:
-    """Where a cell's run is written, until it is over."""
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".running-", dir=out) as folder:
-        yield Path(folder)
-
-
 def _run_cell(
     spec: Spec,
     pipelines: Mapping[str, Pipeline],
     cell: Cell,
     schedules: Mapping[str, Schedule],
     folder: Path,
-    out: Path | None,
     tell: Callable[[], None],
 ) -> CellFigures:
-    settings = Settings(home=folder, engines={}, indexes=dict(spec.indexes), max_inflight=spec.max_inflight)
-    run_virtual(_carried_out(spec, pipelines, cell, schedules, settings, tell))
-    (run,) = settings.runs_dir.iterdir()
+    """Run a cell and leave its files in a folder."""
+    with tempfile.TemporaryDirectory(prefix=".home-", dir=folder) as home:
+        settings = Settings(
+            home=Path(home), engines={}, indexes=dict(spec.indexes), max_inflight=spec.max_inflight
+        )
+        run_virtual(_carried_out(spec, pipelines, cell, schedules, settings, tell))
+        (run,) = settings.runs_dir.iterdir()
+        for name in ("run.json", "events.jsonl"):
+            shutil.move(run / name, folder / name)
     hashes = {name: schedule.sha256 for name, schedule in schedules.items()}
+    events = list(read_events(folder / "events.jsonl"))
     summary, figures = figures_of(
-        read_events(run / "events.jsonl"),
-        policy=cell.policy,
-        load=cell.load,
-        seed=cell.seed,
-        schedules=hashes,
+        events, policy=cell.policy, load=cell.load, seed=cell.seed, schedules=hashes
     )
     if summary.faults:
         raise SageError(
             f"cell {cell.name}: its log cannot be true: {summary.faults[0]}; this is a bug in SAGE"
         )
-    if out is None:
-        return figures
-    manifest = read_manifest(run / "run.json")
+    manifest = read_manifest(folder / "run.json")
     arguments = {**manifest.arguments, "load": cell.load, "schedules": hashes, "spec": described(spec)}
-    _write(run / "run.json", msgspec.structs.replace(manifest, arguments=arguments))
+    write_json(folder / "run.json", msgspec.structs.replace(manifest, arguments=arguments))
     figures = msgspec.structs.replace(figures, folder=cell.name)
-    _write(run / "summary.json", {**msgspec.to_builtins(summary), "simulated": figures})
-    shutil.move(run, out / cell.name)
+    write_json(folder / "summary.json", {**msgspec.to_builtins(summary), "simulated": figures})
+    write_lines(folder / "requests.jsonl", requests_of(events))
     return figures
-
-
-def _write(path: Path, content: Any) -> None:
-    write_private(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
 
 
 async def _carried_out(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sage.cli.bench_calibrate import calibrate
+from sage.cli.bench_experiments import NAMES, command
 from sage.cli.output import Bar, print_json, say, shown_seconds
 from sage.errors import InputError, nearest
 
@@ -35,6 +36,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 
 app.command()(calibrate)
+for _name in NAMES:
+    app.command(_name)(command(_name))
 
 
 @app.command("list")

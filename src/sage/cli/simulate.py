@@ -34,7 +34,7 @@ def simulate(
         int | None, typer.Option(min=1, help="How many seeds, from 0.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the results; it must be empty or not there yet.")
+        Path | None, typer.Option(help="Folder for the results; if it holds a part of them, goes on there.")
     ] = None,
     imports: Annotated[
         list[Path] | None, typer.Option("--import", help="A Python file that registers functions for YAML.")
@@ -48,11 +48,8 @@ def simulate(
     from sage.bench.simulation import simulate as run_sweep
     from sage.bench.simulation import with_choices
     from sage.bench.simulation_spec import read_spec
-    from sage.bench.suites.retrieval_report import refuse_full
     from sage.cli.target import import_files
 
-    if out is not None:
-        refuse_full(out)
     import_files(imports or [])
     chosen = with_choices(read_spec(spec), policies=policy or [], loads=load or [], seeds=seeds)
     with ExitStack() as stack:

@@ -22,3 +22,13 @@ SUITES["retrieval"] = Suite(
     measures="whether search finds the right passage, and whether the model then answers rightly",
     needs="a folder with passages.jsonl and questions.jsonl",
 )
+for _name, _measures in {
+    "concurrency": "how throughput and latency change with the jobs in flight, beside a plain asyncio loop",
+    "complexity": "the same by what a job is made of: light, medium, heavy",
+    "pipelines": "what pipelines cost each other when several run at once",
+    "stagger": "what a delay between the starts of pipelines gains, at equal load",
+    "nodes": "how throughput grows with nodes, and how evenly they are used",
+}.items():
+    SUITES[_name] = Suite(
+        measures=_measures, needs="nothing: engines are emulated; --engines embedded needs models"
+    )
