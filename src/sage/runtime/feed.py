@@ -191,7 +191,7 @@ async def _pump(
 async def _work(carry: Carry, clock: Clock, run: Run, program: Program, intake: _Intake, sink: Sink) -> None:
     """One place in flight: a record after the other, until the source is empty."""
     yielded = clock()
-    while (pulled := await intake.next()) is not None:
+    while (pulled := await intake.anext() if intake.is_async else intake.next()) is not None:
         index, record = pulled
         if not sink.put(index, await carry(run, program, index, record)):
             await sink.room()
@@ -211,9 +211,11 @@ class _Intake:
         self._pulling = asyncio.Lock()  # protects an async source: one __anext__ at a time
         self._records: Iterator[Mapping[str, Any]] | None = None
         self._async_records: AsyncIterator[Mapping[str, Any]] | None = None
+        self.is_async = False  # pulling has to be awaited
         self._is_over = False
         if isinstance(source, AsyncIterable):
             self._async_records = aiter(source)
+            self.is_async = True
         elif isinstance(source, Mapping | str) or not isinstance(source, Iterable):
             raise InputError(
                 f"expected records, an iterable of mappings, got one {type(source).__name__!r}; "
@@ -221,11 +223,6 @@ class _Intake:
             )
         else:
             self._records = iter(source)
-
-    @property
-    def is_async(self) -> bool:
-        """Whether pulling has to be awaited."""
-        return self._async_records is not None
 
     def rest(self) -> Iterator[tuple[int, Any]]:
         """Everything that is left of a plain source, numbered."""
@@ -235,18 +232,18 @@ class _Intake:
         except Exception as error:  # noqa: BLE001 - the source's own error, raised when the jobs have ended
             self.error = error
 
-    async def next(self) -> tuple[int, Any] | None:
-        """The next record and its number; None at the end."""
-        if self._records is not None:
-            return self._pull(self._records)
+    async def anext(self) -> tuple[int, Any] | None:
+        """The next record of an async source and its number; None at the end."""
         async with self._pulling:
             return await self._apull()
 
-    def _pull(self, records: Iterator[Any]) -> tuple[int, Any] | None:
+    def next(self) -> tuple[int, Any] | None:
+        """The next record of a plain source and its number; None at the end."""
+        assert self._records is not None
         if self._is_over:
             return None
         try:
-            record = next(records)
+            record = next(self._records)
         except StopIteration:
             self._is_over = True
             return None

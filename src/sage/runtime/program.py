@@ -20,7 +20,7 @@ from sage.graph.fields import Constant, Ref, getter
 from sage.graph.plan import Plan, PlannedStep, check_record
 from sage.graph.step import Step
 from sage.graph.values import Record
-from sage.ops.base import OPERATORS, Composite, Compute, Context, Generate, Inline, Work
+from sage.ops.base import OPERATORS, Composite, Compute, Context, Embed, Generate, Inline, Work
 from sage.runtime.reuse import remembering
 
 __all__ = ["FALLBACK", "Node", "Program", "build_program"]
@@ -39,6 +39,7 @@ class Node:
     work: Work
     call: Callable[[Record], Any] | None  # of inline work
     awaits: bool  # the call's result is awaited, or the work goes to an endpoint
+    is_one_call: bool  # the work is a call to an endpoint, neither several nor one that may be shortened
     waits_for: int  # how many steps must be done first
     readers: tuple[int, ...]  # steps that wait for this one to be done
     live_readers: tuple[int, ...]  # steps that read its pieces, and wait for it to begin
@@ -224,6 +225,8 @@ def _node(
         work=work,
         call=call,
         awaits=awaits,
+        is_one_call=isinstance(work, Embed | Compute)
+        or (isinstance(work, Generate) and work.n == 1 and work.fit is None),
         waits_for=len(planned.after),
         readers=readers,
         live_readers=live_readers,
