@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from sage.engines.base import GenerateRequest, Message, Reply
 from sage.errors import EngineError, InputError
@@ -159,7 +160,8 @@ def embed(
 
 def _bind_generate(planned: PlannedStep, _context: Context) -> Work:
     arguments = planned.arguments
-    sampling = {name: getter(arguments.get(name, Constant(value))) for name, value in _DEFAULTS.items()}
+    sampling = {name: getter(arguments[name]) for name in _DEFAULTS if isinstance(arguments.get(name), Ref)}
+    said = {name: _constant(arguments, name) for name in _DEFAULTS.keys() & arguments.keys() - sampling.keys()}
     shape = shape_of(_constant(arguments, "schema")) if "schema" in arguments else None
     conversation = _conversation(arguments)
     fixed: dict[str, Any] = {
@@ -167,10 +169,13 @@ def _bind_generate(planned: PlannedStep, _context: Context) -> Work:
         "tools": tuple(_constant(arguments, "tools") or ()),
         "schema": shape.json_schema if shape else None,
     }
+    same = GenerateRequest(messages=(), **_DEFAULTS | said, **fixed)  # for every record
 
     def request(record: Record) -> GenerateRequest:
+        if not sampling:
+            return replace(same, messages=conversation(record))
         values = _checked({name: get(record) for name, get in sampling.items()})
-        return GenerateRequest(messages=conversation(record), **values, **fixed)
+        return replace(same, messages=conversation(record), **values)
 
     fit = arguments.get("fit")
     return Generate(
@@ -183,14 +188,15 @@ def _bind_generate(planned: PlannedStep, _context: Context) -> Work:
 
 def _conversation(arguments: Mapping[str, Argument]) -> Callable[[Record], tuple[Message, ...]]:
     system = getter(arguments["system"]) if "system" in arguments else None
-    if "messages" in arguments:
-        history = getter(arguments["messages"])
-    else:
-        prompt = getter(arguments["prompt"])
-        history = lambda record: (Message("user", as_text(prompt(record))),)  # noqa: E731 - one of two getters
+    prompt = getter(arguments["prompt"]) if "prompt" in arguments else None
+    history = getter(arguments["messages"]) if prompt is None else None
 
     def conversation(record: Record) -> tuple[Message, ...]:
-        turns = msgspec.convert(history(record), tuple[Message, ...])
+        if prompt is not None:
+            turns: tuple[Message, ...] = (Message("user", as_text(prompt(record))),)
+        else:
+            assert history is not None
+            turns = msgspec.convert(history(record), tuple[Message, ...])
         return turns if system is None else (Message("system", as_text(system(record))), *turns)
 
     return conversation

@@ -196,7 +196,9 @@ async def _work(carry: Carry, clock: Clock, run: Run, program: Program, intake: 
         if not sink.put(index, await carry(run, program, index, record)):
             await sink.room()
         now = clock()
-        if now - yielded > YIELD_S:
+        if intake.pulled > index + 1:  # others had their turn meanwhile
+            yielded = now
+        elif now - yielded > YIELD_S:
             await asyncio.sleep(0)
             yielded = clock()
 
@@ -207,7 +209,7 @@ class _Intake:
     def __init__(self, source: Source) -> None:
         self.error: BaseException | None = None
         self.at_most = len(source) if isinstance(source, Sized) else 1 << 30
-        self._index = 0
+        self.pulled = 0  # records
         self._pulling = asyncio.Lock()  # protects an async source: one __anext__ at a time
         self._records: Iterator[Mapping[str, Any]] | None = None
         self._async_records: AsyncIterator[Mapping[str, Any]] | None = None
@@ -250,8 +252,8 @@ class _Intake:
         except Exception as error:  # noqa: BLE001 - the source's own error, raised when the jobs have ended
             self._is_over, self.error = True, error
             return None
-        self._index += 1
-        return self._index - 1, record
+        self.pulled += 1
+        return self.pulled - 1, record
 
     async def _apull(self) -> tuple[int, Any] | None:
         assert self._async_records is not None
@@ -265,5 +267,5 @@ class _Intake:
         except Exception as error:  # noqa: BLE001 - the source's own error, raised when the jobs have ended
             self._is_over, self.error = True, error
             return None
-        self._index += 1
-        return self._index - 1, record
+        self.pulled += 1
+        return self.pulled - 1, record
