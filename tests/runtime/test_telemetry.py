@@ -265,8 +265,7 @@ def test_an_exporter_that_is_down_costs_one_warning_and_no_run(
     with caplog.at_level(logging.WARNING):
         run = exported(tmp_home, Down(raises=raises), count=200)
     assert run.manifest.counts["done"] == 200
-    assert [record.name for record in caplog.records] == ["sage"]
-    assert "the run goes on" in caplog.text
+    assert caplog.text.count("the run goes on") == 1
 
 
 def test_an_export_that_is_asked_for_says_why_it_failed(run: StoredRun) -> None:
