@@ -13,12 +13,12 @@ import pytest
 from sage import InputError
 from sage.bench.arrivals import Arrivals
 from sage.bench.audit import CHECKS, audit, refuse_unsound
+from sage.bench.load_run import load, summary_of
 from sage.bench.metrics import LoadSummary
 from sage.bench.prompts import Prompts
 from sage.bench.records import Request
 from sage.bench.results import Cell, compact, open_experiment, read_experiment, write_json, write_lines
 from sage.bench.serve_spec import Serve
-from sage.bench.suites.serve import load, summary_of
 from sage.events import Event, JobEnded, TaskEnded, encode_events
 from sage.runtime.manifest import Manifest, read_manifest
 from sage.runtime.packed import sha256_of

@@ -270,6 +270,19 @@ def test_a_generator_that_falls_behind_its_schedule_is_said() -> None:
     assert summarize_load(slow).flags == ()  # a closed loop has no schedule to fall behind
 
 
+def later(number: int, wait: float) -> Request:
+    due = number / 10
+    times = {"scheduled": due, "handed": due, "dispatched": due + wait, "first": due + wait + 0.4}
+    return request(number, **times, last=due + wait + 0.5, ended=due + wait + 0.5, chunks=())
+
+
+def test_requests_that_come_faster_than_they_are_served_are_said() -> None:
+    found = summarize_load([later(n, n / 10) for n in range(40)], open_loop=True)
+    assert kinds(found) == ["overloaded"]
+    assert "10 requests a second came and 5 were served" in found.flags[0].text
+    assert summarize_load([later(n, 1.0) for n in range(40)], open_loop=True).flags == ()
+
+
 def test_a_warm_prefix_cache_is_said_and_a_shared_beginning_is_not() -> None:
     warm = [request(n, cached_tokens=9) for n in range(4)]
     assert kinds(summarize_load(warm, cold_cached_tokens=0)) == ["warm_prefix_cache"]

@@ -13,9 +13,9 @@ import pytest
 
 from sage import Pipeline
 from sage.bench.arrivals import Arrivals
+from sage.bench.load_run import INTERRUPTED, Loaded, Records, load
 from sage.bench.prompts import Prompts
 from sage.bench.serve_spec import Serve, plan_of
-from sage.bench.suites.serve import INTERRUPTED, Loaded, Records, load
 from sage.engines.base import Emit, Engine, EngineInfo, GenerateRequest, Piece, Reply, Usage
 from sage.errors import EngineError, InputError
 from sage.ops import generate, template

@@ -395,4 +395,4 @@ CHECKS["idle"] = _idle
 CHECKS["percentiles"] = _percentiles
 CHECKS["figures"] = _figures
 CHECKS["vacuous"] = _vacuous
-FIGURES["serve"] = ("sage.bench.suites.serve", "recomputed")
+FIGURES["serve"] = ("sage.bench.load_run", "recomputed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -11,11 +12,22 @@ from sage.bench.records import Request
 from sage.bench.timing import answer_tokens, in_flight, reason
 from sage.runtime.figures import percentile
 
-__all__ = ["Flag", "cache_flags", "failure_flags", "generator_flags", "token_flags", "warmup_flags"]
+__all__ = [
+    "Flag",
+    "cache_flags",
+    "failure_flags",
+    "generator_flags",
+    "overload_flags",
+    "token_flags",
+    "warmup_flags",
+]
 
 LAG_S = 0.005  # a generator that is later than this, and than LAG_SHARE of the median TTFT, is the bottleneck
 LAG_SHARE = 0.05
 LEAST_HANDED = 0.98  # of the offered rate
+LEAST_OF_A_QUARTER = 5  # requests
+GROWTH = 1.5  # of latency, from the first quarter to the last
+LEAST_SERVED = 0.95  # of the offered rate
 WARM_SHARE = 0.05  # of prompt tokens from a prefix cache, beyond what a cold one would have
 
 
@@ -52,6 +64,31 @@ def generator_flags(
             "generator_limited",
             f"the load generator was the bottleneck: it sent {handed:.4g} requests a second, and was to send "
             f"{offered:.4g}",
+        )
+
+
+def overload_flags(done: Sequence[Request], offered: float | None) -> Iterator[Flag]:
+    """Whether requests came faster than they were served, so that latency says how long the load went on.
+
+    Args:
+        done: requests that were answered.
+        offered: requests a second as scheduled; None in a closed loop.
+    """
+    part = len(done) // 4
+    if offered is None or part < LEAST_OF_A_QUARTER:
+        return
+    ordered = sorted(done, key=lambda request: request.scheduled)
+    first, last = (
+        math.fsum(request.ended - request.scheduled for request in some) / part
+        for some in (ordered[:part], ordered[-part:])
+    )
+    ends = sorted(request.ended for request in done)
+    served = (len(ends) - 1) / (ends[-1] - ends[0]) if ends[-1] > ends[0] else offered
+    if last > GROWTH * first and served < LEAST_SERVED * offered:
+        yield Flag(
+            "overloaded",
+            f"{offered:.4g} requests a second came and {served:.4g} were served: they waited ever longer (the first "
+            f"quarter took {first:.3g} s on average, the last {last:.3g} s), so latency says how long the load went on",
         )
 
 

@@ -23,6 +23,7 @@ from sage.bench.load_flags import (
     cache_flags,
     failure_flags,
     generator_flags,
+    overload_flags,
     token_flags,
     warmup_flags,
 )
@@ -142,6 +143,7 @@ def summarize_load(
         *((Flag("partial", PARTIAL),) if interrupted else ()),
         *failure_flags(counted, done),
         *generator_flags(counted, ttft.p50, offered, handed),
+        *overload_flags(done, offered),
         *token_flags(done, wanted_tokens),
         *cache_flags(done, cold_cached_tokens),
         *warmup_flags(requests, counted),

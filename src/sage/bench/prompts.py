@@ -46,6 +46,15 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     output_len: str = "128"  # most tokens of an answer, where file or trace do not say
     prefix_len: int = 0  # words that all random prompts begin with, beside input_len
 
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is opened.
+
+        Raises:
+            InputError: a file or a length cannot be used.
+        """
+        _lengths(self, "")
+        _lines(self)
+
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How answers are drawn, and how long one may take."""

@@ -44,7 +44,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     arrivals: Arrivals
     target: Target | None = None
-    pipeline: Any = None  # as its YAML data
+    pipeline: str | None = None  # as YAML, or its name
     records: str | None = None  # of a pipeline: the file they come from
     options: Mapping[str, Any] = {}  # of a pipeline's jobs
     session: Mapping[str, Any] = {}  # of a pipeline: engines, indexes and policy, as JSON data
@@ -56,13 +56,12 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seed: int = 0
 
     def num_warmups(self, schedule: Schedule) -> int:
-        """At least as many as the concurrency, as far as it is known before."""
-        if self.warmups is not None:
-            return self.warmups
-        if schedule.clients is not None:
-            return schedule.clients
+        """As many as the concurrency, where it is known before; else for so long at the rate."""
+        most = schedule.clients or self.max_concurrency
+        if self.warmups is not None or most is not None:
+            return self.warmups if self.warmups is not None else most or 0
         at_rate = 0 if self.arrivals.process == "burst" else round((self.arrivals.rate or 0.0) * WARMUP_S)
-        return max(self.max_concurrency or LEAST_WARMUPS, at_rate)
+        return max(LEAST_WARMUPS, at_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,9 @@ def plan_of(spec: Serve, repeat: int = 0) -> Plan:
     """Draw a load. Warm-up requests come first, and the counted ones after them without a pause.
 
     Raises:
-        InputError: the arrivals cannot be.
+        InputError: the arrivals or the prompts cannot be.
     """
+    spec.prompts.check()
     seed = f"{spec.seed}/{repeat}"
     schedule = draw(spec.arrivals, seed)
     table = _with_warmup(spec, schedule, seed)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sage.cli.bench_calibrate import calibrate
+from sage.cli.bench_checks import audit, compare
 from sage.cli.bench_experiments import NAMES, command
+from sage.cli.bench_serve import serve
 from sage.cli.output import Bar, print_json, say, shown_seconds
 from sage.errors import InputError, nearest
 
@@ -35,6 +37,9 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
+app.command()(serve)
+app.command()(compare)
+app.command()(audit)
 app.command()(calibrate)
 for _name in NAMES:
     app.command(_name)(command(_name))

@@ -161,7 +161,9 @@ def embed(
 def _bind_generate(planned: PlannedStep, _context: Context) -> Work:
     arguments = planned.arguments
     sampling = {name: getter(arguments[name]) for name in _DEFAULTS if isinstance(arguments.get(name), Ref)}
-    said = {name: _constant(arguments, name) for name in _DEFAULTS.keys() & arguments.keys() - sampling.keys()}
+    said = {
+        name: _constant(arguments, name) for name in _DEFAULTS.keys() & arguments.keys() - sampling.keys()
+    }
     shape = shape_of(_constant(arguments, "schema")) if "schema" in arguments else None
     conversation = _conversation(arguments)
     fixed: dict[str, Any] = {

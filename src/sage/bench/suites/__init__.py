@@ -32,3 +32,7 @@ for _name, _measures in {
     SUITES[_name] = Suite(
         measures=_measures, needs="nothing: engines are emulated; --engines embedded needs models"
     )
+SUITES["serve"] = Suite(
+    measures="what a client of a server, or of a pipeline, sees under load: TTFT, TPOT, latency, goodput",
+    needs="the URL of an OpenAI-compatible server, or a pipeline and records",
+)
