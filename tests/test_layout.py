@@ -29,7 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"ground"}),
 )
 FLOOR: dict[str, int] = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-GROUND = frozenset({"errors", "events", "clock", "registry", "settings", "tasks"})
+GROUND = frozenset({"errors", "events", "clock", "registry", "settings", "tasks", "tenants"})
 FACADES = frozenset({"", "default", "pipeline", "session"})
 
 #: Imports between rooms of one floor that are allowed all the same: (room, module).

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sage.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from sage.default import run_all
     from sage.errors import (
         EngineError,
         Expired,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sage.runtime.recorder import RunResult
     from sage.session import Session
     from sage.settings import Settings
+    from sage.tenants import Tenant
 
 __version__ = "0.1.0"
 
@@ -51,9 +53,11 @@ __all__ = [
     "StepDone",
     "StepError",
     "StepStarted",
+    "Tenant",
     "Token",
     "Vector",
     "register",
+    "run_all",
 ]
 
 _HOMES = {
@@ -67,9 +71,11 @@ _HOMES = {
     "Settings": "sage.settings",
     "StepDone": "sage.runtime.base",
     "StepStarted": "sage.runtime.base",
+    "Tenant": "sage.tenants",
     "Token": "sage.runtime.base",
     "Vector": "sage.graph.values",
     "register": "sage.ops.functions",
+    "run_all": "sage.default",
 }
 
 

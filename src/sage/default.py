@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from sage.errors import InputError
 from sage.graph.values import Record
@@ -20,12 +20,17 @@ from sage.runtime.feed import Source
 from sage.runtime.options import JobOptions, ManyArguments, RunArguments
 from sage.runtime.stream import OpenStream, results_of
 from sage.runtime.thread import LoopThread
+from sage.runtime.together import Stagger
 from sage.session import CURRENT, RunResult, Session
 
 if TYPE_CHECKING:
     from sage.pipeline import Pipeline
 
-__all__ = ["call_blocking", "events_anywhere", "run_anywhere", "run_blocking", "stream_anywhere"]
+__all__ = ["call_blocking", "events_anywhere", "run_all", "run_anywhere", "run_blocking", "stream_anywhere"]
+
+
+#: Arguments of a run that only a session of its own can have.
+OWN = ("engines", "indexes", "policy", "tenants")
 
 
 def _before_executors_end(close: Callable[[], None]) -> None:
@@ -118,7 +123,7 @@ async def _session_for(arguments: dict[str, Any]) -> AsyncIterator[Session]:
 
 def _own(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments that ask for a session of one's own, taken out of the others."""
-    return {name: arguments.pop(name) for name in ("engines", "indexes", "policy") if name in arguments}
+    return {name: arguments.pop(name) for name in OWN if name in arguments}
 
 
 def call_blocking(pipeline: Pipeline, fields: Mapping[str, Any]) -> Record:
@@ -147,6 +152,33 @@ def run_blocking(pipeline: Pipeline, records: Source, arguments: RunArguments) -
     """Many records through the default session, from any thread. Refused inside an open session."""
     _refuse_inside()
     return DEFAULT.thread().run(_run(pipeline, records, dict(arguments)))
+
+
+def run_all(
+    parts: Sequence[tuple[Any, ...]], /, *, stagger_s: Stagger = None, **arguments: Unpack[RunArguments]
+) -> list[RunResult]:
+    """Run several pipelines at once on shared engines, one scheduler in front of all. Blocks.
+
+    >>> from sage import Pipeline
+    >>> from sage.ops import template
+    >>> hello, bye = (Pipeline(word, line=template(word + ", {name}!")) for word in ("hello", "bye"))
+    >>> results = run_all([(hello, [{"name": "Ada"}]), (bye, [{"name": "Alan"}])], record=False)
+    >>> [result.records[0]["line"] for result in results]
+    ['hello, Ada!', 'bye, Alan!']
+
+    Args:
+        parts: (pipeline, records) or (pipeline, records, options), see :meth:`sage.Session.run_all`.
+        stagger_s: seconds between the starts of one and the next, or "computed".
+        **arguments: see :class:`sage.runtime.options.RunArguments`; they hold for all.
+    """
+    _refuse_inside()
+    given: dict[str, Any] = dict(arguments)
+
+    async def work() -> list[RunResult]:
+        async with _session_for(given) as session:
+            return await session.run_all(parts, stagger_s=stagger_s, **given)
+
+    return DEFAULT.thread().run(work())
 
 
 async def run_anywhere(pipeline: Pipeline, records: Source, arguments: RunArguments) -> RunResult:
@@ -228,7 +260,7 @@ async def _over_thread(begin: Callable[[], Any], errors: Literal["raise", "yield
 
 def _within(arguments: RunArguments) -> ManyArguments:
     """Arguments for a run inside a session, which has its engines, indexes and policy already."""
-    for name in ("engines", "indexes", "policy"):
+    for name in OWN:
         if name in arguments:
             raise InputError(f"{name}= belongs to the Session that is open here; say it there")
-    return ManyArguments(**arguments)  # type: ignore[typeddict-unknown-key]  # those three are the difference
+    return ManyArguments(**arguments)  # type: ignore[typeddict-unknown-key]  # those of OWN are the difference

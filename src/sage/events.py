@@ -50,6 +50,7 @@ class Why(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     in_flight: int  # calls on its endpoint, now that it started
     limit: int  # calls at once that its endpoint gets
     queued: int = 0  # tasks of its pool that go on waiting
+    queued_s: float = 0.0  # so long it had waited, by the scheduler's clock; 0: it started at once
     turn: float | None = None  # tokens its tenant was charged by then, by weight; None: nobody takes turns
     reserve: bool = False  # its tenant was within its reserve, and went first
     held_s: float = 0.0  # kept back, so that others could join its call

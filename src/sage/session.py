@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -17,7 +17,7 @@ from sage.engines.base import Engine, EngineInfo
 from sage.errors import Fault, InputError, PipelineError, PolicyError, nearest
 from sage.graph.plan import Plan
 from sage.graph.values import Record
-from sage.runtime.base import JobFailure, RunEvent
+from sage.runtime.base import JobFailure, Run, RunEvent
 from sage.runtime.calls import Calls
 from sage.runtime.driver import Driver
 from sage.runtime.endpoints import Endpoints
@@ -25,17 +25,19 @@ from sage.runtime.feed import Channel, Collected, InOrder, Sink, Source, feed
 from sage.runtime.inline import Inline
 from sage.runtime.ledger import Ledger
 from sage.runtime.manifest import Kind
-from sage.runtime.options import JobArguments, JobOptions, ManyArguments, Tenant
+from sage.runtime.options import MAX_INFLIGHT, JobArguments, JobOptions, ManyArguments
 from sage.runtime.program import Program, build_program
 from sage.runtime.prometheus import EventCounts, exposition
 from sage.runtime.recorder import Recorder, RunResult, begin_run
 from sage.runtime.reuse import Reuse
 from sage.runtime.stream import OpenStream, error_of, results_of
+from sage.runtime.together import Part, Stagger, asked_together, checked_stagger, feed_together
 from sage.scheduling.core import Scheduler
 from sage.scheduling.messages import EndpointJoined
 from sage.scheduling.policy import parse_policy
 from sage.scheduling.views import Snapshot
 from sage.settings import Settings
+from sage.tenants import tenants_from
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -78,7 +80,8 @@ class Session:
         clock: seconds that never go back; a loop in virtual time brings its own.
         telemetry: an exporter of OpenTelemetry's SDK; gets a span for every job, step and call of recorded runs, and
             is closed with the session. Needs the extra ``otel``. If it fails, there is one warning and runs go on.
-        tenants: what each tenant may claim of shared engines; those not named count as equals.
+        tenants: name -> what it may claim of shared engines, beside those of the settings; those not named count
+            as equals.
         kind: what the manifests of its runs say they are; "simulated" where engines and clock are.
     """
 
@@ -94,7 +97,7 @@ class Session:
         seed: int = 0,
         clock: Clock = monotonic,
         telemetry: SpanExporter | None = None,
-        tenants: Mapping[str, Tenant] | None = None,
+        tenants: Mapping[str, Any] | None = None,
         kind: Kind = "measured",
     ) -> None:
         base = settings if settings is not None else Settings.load()
@@ -115,7 +118,7 @@ class Session:
         self._indexes: dict[str, Any] = {**base.indexes, **(indexes or {})}
         self._seed = seed
         self._clock = clock
-        self._tenants = dict(tenants or {})
+        self._tenants = {**base.tenants, **tenants_from(tenants or {})}
         self._kind: Kind = kind
         self._programs: dict[int, Program] = {}  # by identity of the plan, which the program keeps alive
         self._feeds: set[asyncio.Task[None]] = set()
@@ -129,7 +132,8 @@ class Session:
             raise InputError("this session is open already; make a new Session for another scope")
         self._stack = AsyncExitStack()
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
-        self._scheduler = Scheduler(self._policy, random.Random(self._seed))
+        has_rates = any(tenant.tokens_per_s is not None for tenant in self._tenants.values())
+        self._scheduler = Scheduler(self._policy, random.Random(self._seed), has_rates=has_rates)
         self._endpoints = Endpoints(self._addresses, self._settings, self._group, self._joined)
         self._reuse = Reuse(self._settings.cache_dir / "answers.sqlite")
         self._calls = Calls(self._scheduler, self._endpoints, self._reuse, self._clock, self._group)
@@ -196,6 +200,72 @@ class Session:
             raise
         self._finish(recorder, "complete")
         return recorder.result(sink.in_source_order())
+
+    async def run_all(
+        self,
+        parts: Sequence[tuple[Any, ...]],
+        /,
+        *,
+        stagger_s: Stagger = None,
+        sinks: Sequence[Sink] | None = None,
+        **arguments: Unpack[ManyArguments],
+    ) -> list[RunResult]:
+        """Run several pipelines at once, behind the same scheduler and in one log.
+
+        Args:
+            parts: (pipeline, records) or (pipeline, records, options): what is said of its jobs, as for ``run``.
+            stagger_s: seconds between the starts of one pipeline and the next; "computed": each starts when the one
+                before it has finished its first job.
+            sinks: where the results of each go, instead of into the RunResults.
+            **arguments: what is said of all jobs whose part does not say otherwise.
+
+        Returns:
+            A result for each, in their order; all name the same run.
+
+        Raises:
+            InputError: there is nothing to run, a part is not of that form, or two pipelines that differ have one name.
+        """
+        stagger = checked_stagger(stagger_s)
+        several = asked_together(parts)
+        kept = [Collected() for _ in several]
+        going = sinks if sinks is not None else kept
+        said = [{**arguments, **options} for _, _, options in several]
+        for options in said:
+            self._check_limits(options)
+        recorder = self._recorder(arguments)
+        try:
+            together = [
+                Part(
+                    self._part_run(recorder, number, options),
+                    await self._program(pipeline, recorder),
+                    records,
+                    sink,
+                )
+                for number, ((pipeline, records, _), options, sink) in enumerate(
+                    zip(several, said, going, strict=True)
+                )
+            ]
+            await feed_together(self._driver, self._inline, self._clock, together, stagger)
+        except BaseException as error:
+            self._finish(recorder, "failed" if isinstance(error, PolicyError) else "partial")
+            raise
+        self._finish(recorder, "complete")
+        return [recorder.result(sink.in_source_order()) for sink in kept]
+
+    def _part_run(self, recorder: Recorder, number: int, said: Mapping[str, Any]) -> Run:
+        """The run of one of several pipelines: options and limits of its own, log and counts in common."""
+        own = {name: said[name] for name in JobOptions.__dataclass_fields__ if name in said}
+        run, limit = recorder.run, said.get("max_inflight", self._settings.max_inflight)
+        return replace(
+            run,
+            id=f"{run.id}/{number}",
+            options=JobOptions(**own),
+            max_inflight=limit or MAX_INFLIGHT,
+            said_inflight=limit,
+            budget_tokens=said.get("budget_tokens"),
+            counts=run.counts,
+            seen=run.seen,
+        )
 
     async def stream(
         self,
@@ -375,10 +445,7 @@ class Session:
         record = given.pop("record", self._settings.record)
         on_end = given.pop("on_end", None)
         budget = given.pop("budget_tokens", None)
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise InputError(f"max_inflight is {limit!r}, expected a whole number above 0")
-        if budget is not None and (not isinstance(budget, int) or budget < 1):
-            raise InputError(f"budget_tokens is {budget!r}, expected a whole number above 0")
+        self._check_limits(arguments)
         recorder = begin_run(
             replace(self._settings, record=record),
             self._clock,
@@ -395,6 +462,12 @@ class Session:
         if self._telemetry is not None and recorder.manifest is not None:
             recorder.observe(self._telemetry.observer(recorder.manifest))
         return recorder
+
+    def _check_limits(self, said: Mapping[str, Any]) -> None:
+        for name in ("max_inflight", "budget_tokens"):
+            value = said.get(name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise InputError(f"{name} is {value!r}, expected a whole number above 0")
 
     def _joined(self, name: str, pool: str, limit: int) -> None:
         self._calls.tell(EndpointJoined(name, pool, limit))

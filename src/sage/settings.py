@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.errors import InputError, nearest
+from sage.tenants import Tenant, tenants_from
 
 __all__ = ["Settings", "child_environment", "environment", "nearest_file"]
 
@@ -50,6 +51,7 @@ class Settings:
     indexes: Mapping[str, str] = field(default_factory=dict)  # name -> folder
     policy: str = "load_aware"
     max_inflight: int | None = None  # jobs of one run at once; None leaves it to the policy
+    tenants: Mapping[str, Tenant] = field(default_factory=dict)  # name -> what it may claim
     record: bool = True  # keep a manifest and an event log of every run
     home: Path | None = None  # None: the platform's user folders
 
@@ -116,6 +118,11 @@ def _checked(path: Path, name: str, value: Any) -> Any:
         return {pool: _addresses(path, pool, said) for pool, said in value.items()}
     if name == "indexes" and isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
         return {index: str((path.parent / Path(v).expanduser()).resolve()) for index, v in value.items()}
+    if name == "tenants" and isinstance(value, dict):
+        try:
+            return tenants_from(value)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     if name == "policy" and isinstance(value, str):
         return value
     if name == "record" and isinstance(value, bool):
@@ -127,6 +134,7 @@ def _checked(path: Path, name: str, value: Any) -> Any:
         "indexes": "a table of name = 'folder'",
         "max_inflight": "a whole number above 0",
         "record": "true or false",
+        "tenants": "a table of [tenants.NAME] with weight = 1",
     }.get(name, "a string")
     raise InputError(f"{path}: setting {name!r} is {value!r}, expected {wanted}")
 

@@ -25,13 +25,14 @@ from sage.engines.emulated_profile import answer_lengths, load_profile
 from sage.errors import InputError, SageError
 from sage.pipeline import Pipeline
 from sage.runtime.manifest import read_manifest
-from sage.runtime.options import JobOptions, Tenant
+from sage.runtime.options import JobOptions
 from sage.runtime.runs import read_events
 from sage.runtime.simulated import FailingEngine, Outage, closed_loop, open_loop
 from sage.runtime.virtual import run_virtual
 from sage.scheduling.policy import parse_policy
 from sage.session import Session
 from sage.settings import Settings
+from sage.tenants import Tenant
 
 __all__ = ["Cell", "Sweep", "cells_of", "simulate"]
 
@@ -212,7 +213,13 @@ async def _carried_out(
 ) -> None:
     """One cell, inside an event loop in virtual time."""
     tenants = {
-        name: Tenant(weight=said.weight, reserved=said.reserved) for name, said in spec.tenants.items()
+        name: Tenant(
+            weight=said.weight,
+            reserved=said.reserved,
+            tokens_per_s=said.tokens_per_s,
+            burst_tokens=said.burst_tokens,
+        )
+        for name, said in spec.tenants.items()
     }
     async with Session(
         engines=_engines(spec, cell.seed, "all" if _reads_pieces(pipelines) else "first"),

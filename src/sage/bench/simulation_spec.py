@@ -48,6 +48,8 @@ class TenantSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     weight: float = 1.0
     reserved: int = 0
+    tokens_per_s: float | None = None  # in and out; None: no limit of its own
+    burst_tokens: float | None = None
     priority: int | str = 0
     deadline_s: float | None = None
     expire: bool = False

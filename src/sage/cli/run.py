@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage.cli.output import Bar, print_json, say
+from sage.cli.run_many import Many, One, for_each
+from sage.cli.run_results import failed_as_json, plain, ticking
 from sage.cli.source import Given, from_file, one_record
 from sage.errors import EngineError, InputError, nearest
 
@@ -28,24 +29,32 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 MAX_SAID = 5  # failures named one by one, without --errors
-TICK_S = 0.5
 
 app = typer.Typer(add_completion=False)
-
-Many = Annotated[list[str] | None, typer.Option(show_default=False)]
 
 
 @app.command()
 def run(
-    target: Annotated[
-        str, typer.Argument(help="FILE.yaml, FILE.py:NAME or module:NAME.", show_default=False)
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET",
+            help="FILE.yaml, FILE.py:NAME or module:NAME; several run at once, on shared engines.",
+            show_default=False,
+        ),
     ],
     source: Annotated[
-        str | None,
-        typer.Option("--input", help="Records: .jsonl, .json, .csv, .tsv, or - for standard input."),
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Records: .jsonl, .json, .csv, .tsv, or - for standard input. Of several pipelines, once for each.",
+        ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Where results go: .jsonl, .csv, .tsv, or - for standard output.")
+        list[str] | None,
+        typer.Option(
+            help="Where results go: .jsonl, .csv, .tsv, or - for standard output. Of several, once for each."
+        ),
     ] = None,
     fields: Annotated[
         list[str] | None,
@@ -59,14 +68,36 @@ def run(
     ] = None,
     index: Annotated[list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Where an index is.")] = None,
     policy: Annotated[str | None, typer.Option(help="How calls are scheduled.")] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(help="Whose turn it is, as in --policy share=…: weighted_fair, fair_pipelines."),
+    ] = None,
+    tenants: Annotated[
+        Path | None,
+        typer.Option(
+            help="What tenants may claim: a TOML or YAML file with the table [tenants] of sage.toml."
+        ),
+    ] = None,
+    stagger_s: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several pipelines: seconds between their starts, or computed: after the first job of the one before."
+        ),
+    ] = None,
     max_inflight: Annotated[int | None, typer.Option(min=1, help="Records under way at once.")] = None,
     tenant: Annotated[
-        str | None, typer.Option(help="On whose behalf; '{field}' reads it from the record.")
+        list[str] | None,
+        typer.Option(
+            help="On whose behalf; '{field}' reads it from the record. Of several, once for all or for each."
+        ),
     ] = None,
     priority: Annotated[
-        str | None, typer.Option(help="A number, batch, normal, interactive, or '{field}'.")
+        list[str] | None,
+        typer.Option(help="A number, batch, normal, interactive, or '{field}'; said like --tenant."),
     ] = None,
-    deadline_s: Annotated[str | None, typer.Option(help="Seconds a record may take, or '{field}'.")] = None,
+    deadline_s: Annotated[
+        list[str] | None, typer.Option(help="Seconds a record may take, or '{field}'; said like --tenant.")
+    ] = None,
     timeout_s: Annotated[float | None, typer.Option(help="Stop a record after so many seconds.")] = None,
     expire: Annotated[
         bool, typer.Option("--expire", help="Give up records that are past their deadline.")
@@ -84,7 +115,7 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Run a pipeline over records and write each result as it finishes.
+    """Run a pipeline over records, or several at once, and write each result as it finishes.
 
     Ends with 1 if some records failed, 3 if no engine could be reached, 130 if it was interrupted: what was
     finished until then is kept.
@@ -92,39 +123,66 @@ def run(
     from sage.cli.target import import_files, load_target
     from sage.settings import Settings
 
-    if as_json and output == "-":
+    sources, outputs = source or [], output or []
+    if as_json and "-" in outputs:
         raise InputError("--json and --output - both write to standard output; name a file, or leave one out")
-    _refuse_same_file({"--input": source, "--output": output, "--errors": errors})
+    _refuse_same_file([*_each("--input", sources), *_each("--output", outputs), ("--errors", errors)])
     import_files(imports or [])
-    pipeline = load_target(target)
+    pipelines = [load_target(target) for target in targets]
     engines = _pairs("--engine", "POOL=ADDRESS", engine or [])
-    _refuse_unused(pipeline, engines)
+    _refuse_unused(pipelines, engines)
     settings = Settings.load()
+    session = {
+        "engines": {pool: tuple(addresses) for pool, addresses in engines.items()},
+        "indexes": {name: said[-1] for name, said in _pairs("--index", "NAME=FOLDER", index or []).items()},
+        "policy": _policy(policy, share, settings),
+        "max_inflight": max_inflight,
+        "record": settings.record and not no_record,
+        "settings": settings,
+        "tenants": _tenants(tenants),
+    }
+    each = [
+        for_each(option, said or [], len(pipelines))
+        for option, said in (("--tenant", tenant), ("--priority", priority), ("--deadline-s", deadline_s))
+    ]
+    options = [
+        _job_options(whose, class_, due, timeout_s, expire=expire)
+        for whose, class_, due in zip(*each, strict=True)
+    ]
+    if len(pipelines) > 1:
+        if ordered or fields:
+            raise InputError(
+                f"--{'ordered' if ordered else 'set'} is for one pipeline; there are {len(pipelines)}"
+            )
+        parts = _parts(pipelines, sources, outputs, options, skip_bad=skip_bad_input)
+        many = Many(parts, session, _stagger(stagger_s), errors, as_json)
+        interrupted = _carried_out(many)
+        many.report(interrupted=interrupted)
+        raise typer.Exit(130 if interrupted else many.exit_code)
+    if stagger_s is not None:
+        raise InputError("--stagger-s is between the starts of several pipelines; there is one")
+    given, to = _only("--input", sources), _only("--output", outputs)
     job = Job(
-        pipeline=pipeline,
-        given=_given(pipeline, source, fields or [], skip_bad=skip_bad_input),
-        session={
-            "engines": {pool: tuple(addresses) for pool, addresses in engines.items()},
-            "indexes": {
-                name: said[-1] for name, said in _pairs("--index", "NAME=FOLDER", index or []).items()
-            },
-            "policy": policy,
-            "max_inflight": max_inflight,
-            "record": settings.record and not no_record,
-            "settings": settings,
-        },
-        options=_job_options(tenant, priority, deadline_s, timeout_s, expire=expire),
+        pipeline=pipelines[0],
+        given=_given(pipelines[0], given, fields or [], skip_bad=skip_bad_input),
+        session=session,
+        options=options[0],
         ordered=ordered,
-        output=output if output is not None or as_json else "-",
+        output=to if to is not None or as_json else "-",
         errors=errors,
     )
-    interrupted = False
-    try:
-        asyncio.run(job.carry_out())
-    except KeyboardInterrupt:
-        interrupted = True
+    interrupted = _carried_out(job)
     job.report(settings, as_json=as_json, interrupted=interrupted)
     raise typer.Exit(130 if interrupted else job.exit_code)
+
+
+def _carried_out(work: Job | Many) -> bool:
+    """Whether it was interrupted."""
+    try:
+        asyncio.run(work.carry_out())
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 @dataclass(slots=True)
@@ -163,7 +221,7 @@ class Job:
                     self.pipeline, self.given.records, self.ordered, self.options
                 )
                 self.run_id = opened.run_id
-                with _ticking(bar):
+                with ticking(bar):
                     try:
                         while taken := await opened.take():
                             self._keep(taken, results, failures)
@@ -188,7 +246,7 @@ class Job:
                 results.write(result)
                 self.num_written += 1
             else:
-                self.records.append(_plain(result))
+                self.records.append(plain(result))
         for writer in (results, failures):
             if writer is not None:
                 writer.flush()
@@ -198,16 +256,7 @@ class Job:
         error = failure.error
         self.num_unreachable += isinstance(error, EngineError) and error.fault == "unreachable"
         if failures is not None:
-            failures.write(
-                {
-                    "index": failure.index,
-                    "outcome": failure.outcome,
-                    "step": failure.step,
-                    "attempts": failure.attempts,
-                    "error": str(error),
-                    "record": failure.record,
-                }
-            )
+            failures.write(failed_as_json(failure))
         elif self.num_failures <= MAX_SAID:
             say(f"failed: {failure}")
 
@@ -239,33 +288,6 @@ class Job:
             say(f"{'interrupted: ' if interrupted else ''}{counts}{where}{shown}")
 
 
-@contextlib.contextmanager
-def _ticking(bar: Bar) -> Iterator[None]:
-    """Show a bar while the body runs."""
-    loop = asyncio.get_running_loop()
-
-    due: list[asyncio.TimerHandle] = []
-
-    def tick() -> None:
-        bar.tick()
-        due[:] = [loop.call_later(TICK_S, tick)]
-
-    tick()
-    try:
-        yield
-    finally:
-        due[0].cancel()
-
-
-def _plain(record: Record) -> Any:
-    from sage.graph.values import to_json
-
-    try:
-        return to_json(record)
-    except TypeError as error:
-        raise InputError(f"a finished record cannot be printed: {error}; narrow it with outputs") from error
-
-
 def _metrics(settings: Settings, run_id: str) -> Any:
     from sage.runtime.runs import load_run
     from sage.runtime.summary import summarize
@@ -295,23 +317,81 @@ def _pairs(option: str, form: str, said: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _refuse_unused(pipeline: Pipeline, engines: Mapping[str, Any]) -> None:
+def _refuse_unused(pipelines: Sequence[Pipeline], engines: Mapping[str, Any]) -> None:
     """An engine for a pool that no step names is a slip of the pen."""
+    used = [pool for pipeline in pipelines for pool in pipeline.plan.pools()]
+    names = " or ".join(repr(pipeline.name) for pipeline in pipelines)
     for pool in engines:
-        if pool not in pipeline.plan.pools():
+        if pool not in used:
             raise InputError(
-                f"--engine {pool}=…: no step of {pipeline.name!r} uses pool {pool!r}: "
-                f"{nearest(pool, pipeline.plan.pools())}"
+                f"--engine {pool}=…: no step of {names} uses pool {pool!r}: {nearest(pool, used)}"
             )
 
 
-def _refuse_same_file(paths: Mapping[str, str | None]) -> None:
+def _only(option: str, said: Sequence[str]) -> str | None:
+    if len(said) > 1:
+        raise InputError(f"{option} is given {len(said)} times for one pipeline; give it once")
+    return said[0] if said else None
+
+
+def _each(option: str, said: Sequence[str]) -> list[tuple[str, str | None]]:
+    return [(option, path) for path in said]
+
+
+def _parts(
+    pipelines: Sequence[Pipeline],
+    sources: Sequence[str],
+    outputs: Sequence[str],
+    options: Sequence[ManyArguments],
+    *,
+    skip_bad: bool,
+) -> list[One]:
+    """Every pipeline with its input and output."""
+    if len(sources) not in {1, len(pipelines)}:
+        raise InputError(
+            f"{len(pipelines)} pipelines have {len(sources)} inputs; give --input once for each, in their order, "
+            "or one for all"
+        )
+    if outputs and len(outputs) != len(pipelines):
+        raise InputError(
+            f"{len(pipelines)} pipelines have {len(outputs)} outputs; give --output once for each, in their order, "
+            "or none: then each line on standard output names its pipeline"
+        )
+    if "-" in outputs:
+        raise InputError("--output - cannot tell several pipelines apart; leave it out, or name files")
+    given = for_each("--input", sources, len(pipelines))
+    none: list[str | None] = [None] * len(pipelines)
+    return [
+        One(pipeline, from_file(pipeline.plan, str(path), skip_bad=skip_bad), dict(said), to)
+        for pipeline, path, said, to in zip(pipelines, given, options, outputs or none, strict=True)
+    ]
+
+
+def _policy(policy: str | None, share: str | None, settings: Settings) -> str | None:
+    return policy if share is None else f"{policy or settings.policy},share={share}"
+
+
+def _tenants(path: Path | None) -> Mapping[str, Any]:
+    from sage.runtime.tenants_file import read_tenants
+
+    return {} if path is None else read_tenants(path)
+
+
+def _stagger(said: str | None) -> Any:
+    from sage.runtime.together import checked_stagger
+
+    return checked_stagger(_number(said, float))
+
+
+def _refuse_same_file(paths: Sequence[tuple[str, str | None]]) -> None:
     seen: dict[Path, str] = {}
-    for option, path in paths.items():
+    for option, path in paths:
         if path is None or path == "-":
             continue
-        other = seen.setdefault(Path(path).resolve(), option)
-        if other != option:
+        place = Path(path).resolve()
+        other = seen.get(place)
+        seen[place] = option
+        if other is not None and (other, option) != ("--input", "--input"):
             raise InputError(f"{other} and {option} are the same file, {path}; it would be overwritten")
 
 

@@ -118,7 +118,7 @@ class Run:
     counts: dict[Outcome, int] = field(
         default_factory=lambda: {"done": 0, "failed": 0, "rejected": 0, "cancelled": 0}
     )
-    resolve: Callable[[Record], tuple[str, int, float | None]] = field(init=False)
+    resolve: Callable[[Record], tuple[str, int | None, float | None]] = field(init=False)
 
     is_limited: bool = field(init=False)  # jobs have a time after which they are stopped
 

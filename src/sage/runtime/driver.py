@@ -27,11 +27,11 @@ from sage.runtime.base import (
 )
 from sage.runtime.calls import Calls
 from sage.runtime.ledger import Ledger, checked
-from sage.runtime.options import Tenant
 from sage.runtime.program import Program
 from sage.runtime.steps import Steps
 from sage.scheduling.messages import Admit, JobArrived, JobOver, Reject
 from sage.scheduling.views import JobView
+from sage.tenants import Tenant
 
 __all__ = ["Driver"]
 
@@ -125,6 +125,8 @@ class Driver:
         values = checked(program, record)
         now = self._clock()
         tenant, priority, deadline_s = run.resolve(values)
+        if priority is None:
+            priority = int(self._tenants.get(tenant, _ANYONE).priority)
         if run.log is not None and program.plan.name not in run.seen:
             self._ledger.announce(run, program, now)
         return Job(
@@ -160,6 +162,8 @@ class Driver:
             pulled=job.run.pulled,
             weight=tenant.weight,
             reserved=tenant.reserved,
+            tokens_per_s=tenant.tokens_per_s,
+            burst_tokens=tenant.burst_tokens,
         )
         self._waiting[job.id] = None
         job.was_told = True

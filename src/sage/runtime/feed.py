@@ -20,8 +20,6 @@ from sage.clock import Clock
 from sage.errors import InputError
 from sage.graph.values import Record
 from sage.runtime.base import JobFailure, Run, first_of_group
-from sage.runtime.driver import Driver
-from sage.runtime.inline import Inline
 from sage.runtime.ledger import SLOW_STEP_S
 from sage.runtime.program import Program
 
@@ -143,8 +141,31 @@ class InOrder:
         await self._sink.room()
 
 
+class Carries(Protocol):
+    """Takes jobs through their steps; the session's driver does."""
+
+    async def carry(self, run: Run, program: Program, index: int, record: Any) -> Result:
+        """One job, to its end."""
+
+
+class CarriesInline(Protocol):
+    """The same for jobs of functions only."""
+
+    def carry(self, run: Run, program: Program, index: int, record: Any) -> Result:
+        """One job, straight through."""
+
+    async def acarry(self, run: Run, program: Program, index: int, record: Any) -> Result:
+        """One job whose functions may await."""
+
+
 async def feed(
-    driver: Driver, inline: Inline, clock: Clock, run: Run, program: Program, source: Source, sink: Sink
+    driver: Carries,
+    inline: CarriesInline,
+    clock: Clock,
+    run: Run,
+    program: Program,
+    source: Source,
+    sink: Sink,
 ) -> None:
     """Take every record of a source through a program.
 
@@ -173,7 +194,7 @@ async def feed(
 
 
 async def _pump(
-    inline: Inline, clock: Clock, run: Run, program: Program, intake: _Intake, sink: Sink
+    inline: CarriesInline, clock: Clock, run: Run, program: Program, intake: _Intake, sink: Sink
 ) -> None:
     """Inline programs: one record after the other, without a task for each."""
     yielded = clock()

@@ -106,7 +106,7 @@ class Inline:
         self._ledger.count(run, "done")
         if run.log is not None:
             del stamps[-1]
-            tenant, priority, deadline_s = said
+            tenant, priority, deadline_s = said[0], said[1] or 0, said[2]
             deadline = None if deadline_s is None else arrived + deadline_s
             # By position: naming ten fields takes as long as a step.
             run.log.append(
@@ -129,11 +129,11 @@ def _job(
     program: Program,
     index: int,
     values: Record,
-    said: tuple[str, int, float | None],
+    said: tuple[str, int | None, float | None],
     times: list[float],
 ) -> Job:
     """A job that ran straight through, or into an error: ``times`` has two for every step that ended, and one."""
-    tenant, priority, deadline_s = said
+    tenant, priority, deadline_s = said[0], said[1] or 0, said[2]
     arrived = run.began + times[0]
     return Job(
         id=-1 - index,

@@ -10,6 +10,7 @@ from sage.errors import InputError, nearest
 from sage.events import Outcome
 from sage.graph.fields import Argument, Constant, getter, scalar
 from sage.graph.values import Record
+from sage.tenants import PRIORITIES, Tenant, priority_of
 
 __all__ = [
     "MAX_INFLIGHT",
@@ -23,10 +24,6 @@ __all__ = [
 ]
 
 MAX_INFLIGHT = 64  # jobs of a run at once, where nobody says
-
-#: Names for priority classes; any int is allowed, higher runs first.
-PRIORITIES: Mapping[str, int] = {"batch": -10, "normal": 0, "interactive": 10}
-
 
 #: Told of every job that ended, by its outcome. For progress bars.
 Progress = Callable[[Outcome], None]
@@ -57,6 +54,7 @@ class RunArguments(ManyArguments, total=False):
     engines: Mapping[str, Any]  # pool -> address, several addresses, or an open Engine
     indexes: Mapping[str, Any]  # name -> folder or open Index
     policy: str
+    tenants: Mapping[str, Any]  # name -> Tenant, or a table of its settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +63,31 @@ class JobOptions:
 
     Attributes:
         tenant: on whose behalf.
-        priority: an int, higher first, or a name of PRIORITIES.
+        priority: an int, higher first, or a name of PRIORITIES; None: its tenant's.
         deadline_s: seconds from arrival by which the job should be done; orders and is measured.
         expire: make the deadline hard: what is past it is not sent, what runs is aborted, the job fails.
         timeout_s: stop a job after so long, whatever its deadline.
     """
 
     tenant: str = "default"
-    priority: int | str = 0
+    priority: int | str | None = None
     deadline_s: float | str | None = None
     expire: bool = False
     timeout_s: float | None = None
 
-    def resolver(self) -> Callable[[Record], tuple[str, int, float | None]]:
-        """A function from a record to (tenant, priority, deadline_s)."""
+    def resolver(self) -> Callable[[Record], tuple[str, int | None, float | None]]:
+        """A function from a record to (tenant, priority, deadline_s); no priority: the tenant's."""
         given: list[Argument] = [scalar(self.tenant), scalar(self.priority), scalar(self.deadline_s)]
         if all(isinstance(argument, Constant) for argument in given):
-            fixed = (str(self.tenant), _priority(self.priority), _seconds(self.deadline_s))
+            fixed: tuple[str, int | None, float | None] = (
+                str(self.tenant),
+                _priority(self.priority),
+                _seconds(self.deadline_s),
+            )
             return lambda _record: fixed
         tenant, priority, deadline_s = map(getter, given)
 
-        def resolve(record: Record) -> tuple[str, int, float | None]:
+        def resolve(record: Record) -> tuple[str, int | None, float | None]:
             try:
                 said = tenant(record), priority(record), deadline_s(record)
             except KeyError as error:
@@ -97,36 +99,8 @@ class JobOptions:
         return resolve
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tenant:
-    """What a tenant may claim.
-
-    Attributes:
-        weight: twice the weight, twice the share.
-        reserved: calls at once, in each pool, that it gets before others share the rest.
-
-    Raises:
-        InputError: a weight that is not above 0, or fewer than no reserved calls.
-    """
-
-    weight: float = 1.0
-    reserved: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.weight < float("inf"):
-            raise InputError(f"a tenant's weight is {self.weight}, expected a number above 0")
-        if self.reserved < 0:
-            raise InputError(f"a tenant's reserved calls are {self.reserved}, expected 0 or more")
-
-
-def _priority(said: Any) -> int:
-    if isinstance(said, int) and not isinstance(said, bool):
-        return said
-    if isinstance(said, str) and said in PRIORITIES:
-        return PRIORITIES[said]
-    raise InputError(
-        f"priority {said!r} is neither a whole number nor known: {nearest(str(said), PRIORITIES)}"
-    )
+def _priority(said: Any) -> int | None:
+    return None if said is None else priority_of(said)
 
 
 def _seconds(said: Any) -> float | None:

@@ -19,6 +19,7 @@ from sage.runtime.waits import (
     Cause,
     Started,
     down_times,
+    has_waited,
     holds,
     owner_of,
     reason,
@@ -177,8 +178,8 @@ class _Teller:
 
     def _came(self, call: Call, pool: Sequence[Started]) -> str:
         """What it found when it came to the queue."""
-        at, sent = call.queue
-        if sent - at <= LEAST_S:
+        at = call.queue[0]
+        if not has_waited(call):
             return f"ready; a place in pool {call.task.pool!r} was free"
         running = [one for one in pool if one.task.dispatched <= at < one.task.t]
         waiting = sum(one.call.queue[0] <= at < one.task.dispatched for one in pool)

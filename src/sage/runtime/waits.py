@@ -26,6 +26,9 @@ __all__ = [
     "PoolWaits",
     "Started",
     "Waits",
+    "down_times",
+    "has_waited",
+    "holds",
     "owner_of",
     "reason",
     "waits",
@@ -44,7 +47,9 @@ CAUSES: Mapping[str, str] = {
     "pause": "it paused before another attempt",
 }
 
-LEAST_S = 1e-4  # a wait shorter than this is none: to decide and to send takes time as well
+LEAST_S = (
+    1e-4  # where a log does not say, a wait shorter than this is none: to send a call takes time as well
+)
 ROUNDING_S = 1e-9
 
 
@@ -147,6 +152,12 @@ def _aside_s(one: Started) -> float:
 def _came(one: Started) -> tuple[float, int]:
     """When it came to the queue; of those that came together, in the order of their jobs."""
     return one.call.queue[0], one.task.job
+
+
+def has_waited(call: Call) -> bool:
+    """Whether a call was kept waiting, and not just decided and sent."""
+    why = call.task.why
+    return call.queue[1] - call.queue[0] > LEAST_S if why is None else why.queued_s > ROUNDING_S
 
 
 def waits(events: Iterable[Event], manifest: Manifest | None = None) -> Waits:
@@ -256,11 +267,11 @@ class _Columns:
 
 def _pool(pool: str, started: list[Started], turns: str, down: Sequence[tuple[float, float]]) -> PoolWaits:
     columns = _Columns(started, turns, down)
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     tasks: Counter[str] = Counter()
     passed = np.zeros(len(started))  # seconds of others' waiting after each start that was not their turn
     waited = columns.sent - columns.queued
-    who = np.flatnonzero(waited > LEAST_S)
+    who = np.flatnonzero([has_waited(one.call) for one in columns.started])
     for number in who:
         for cause, length in _task(columns, int(number), passed):
             if length > ROUNDING_S:
@@ -273,7 +284,8 @@ def _pool(pool: str, started: list[Started], turns: str, down: Sequence[tuple[fl
         waited=len(who),
         seconds=float(waited[who].sum()),
         causes=tuple(
-            Cause(cause=cause, seconds=total, tasks=tasks[cause]) for cause, total in seconds.most_common()
+            Cause(cause=cause, seconds=total, tasks=tasks[cause])
+            for cause, total in sorted(seconds.items(), key=lambda item: -item[1])
         ),
         holders=_claims(columns.started, _held_up(columns)),
         overtakers=_claims(columns.started, passed),
@@ -329,13 +341,13 @@ def _held_up(columns: _Columns) -> Floats:
 
 
 def _claims(started: Sequence[Started], seconds: Floats) -> tuple[Claim, ...]:
-    by_owner: Counter[tuple[str, str]] = Counter()
+    by_owner: defaultdict[tuple[str, str], float] = defaultdict(float)
     for one, part in zip(started, seconds.tolist(), strict=True):
         if part > ROUNDING_S:
             by_owner[one.tenant, one.pipeline] += part
     return tuple(
         Claim(tenant=tenant, pipeline=pipeline, seconds=total)
-        for (tenant, pipeline), total in by_owner.most_common()
+        for (tenant, pipeline), total in sorted(by_owner.items(), key=lambda item: -item[1])
     )
 
 

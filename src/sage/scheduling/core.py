@@ -65,14 +65,14 @@ class Scheduler:
         InternalError: (from ``handle``) the events contradict each other, such as a second end of one task.
     """
 
-    def __init__(self, policy: Policy, rng: random.Random) -> None:
+    def __init__(self, policy: Policy, rng: random.Random, *, has_rates: bool = False) -> None:
         self.policy = policy
         self._rng = rng
         self._now = float("-inf")
         self._order = make(ORDERS, policy.order)
         self._late = self._order.late if isinstance(self._order, OrderWithLateness) else None
         self._lingers = getattr(self._order, "lingers", True)
-        rules = make_admits(policy.admit, is_fair=policy.share != "none")
+        rules = make_admits(policy.admit, is_fair=policy.share != "none", has_rates=has_rates)
         is_blind = getattr(self._order, "is_blind", False) and policy.share == "none" and not has_rules(rules)
         self._memory = Memory(learns=not is_blind)
         self._gate = Gate(rules, self._memory.learner.forecast, self._cluster)
@@ -396,8 +396,17 @@ class Scheduler:
         call = task.call
         assert call is not None, task_id
         aside_s = 0.0 if task.aside_at is None else call.started - task.aside_at
-        waits = call.in_flight, call.limit, call.queued
-        return Why(task.key, *waits, task.turn, task.reserve, task.held_s, aside_s)
+        return Why(
+            task.key,
+            call.in_flight,
+            call.limit,
+            call.queued,
+            call.started - task.queued_at,
+            task.turn,
+            task.reserve,
+            task.held_s,
+            aside_s,
+        )
 
     def held(self, job: int) -> tuple[tuple[str, float], ...]:
         """What kept a job outside, each with the time from when on; to be asked once, before the job is over."""

@@ -150,8 +150,10 @@ def _members(text: str) -> list[str]:
     return [part.strip() for part in text.split("+")]
 
 
-def make_admits(text: str, **given: Any) -> list[Rule | MaxInflight]:
+def make_admits(text: str, *, has_rates: bool = False, **given: Any) -> list[Rule | MaxInflight]:
     """Fresh rules of admission from their text, in its order.
+
+    With ``has_rates``, tenants have rates of their own: they are kept to though the text names no ``token_bucket``.
 
     Raises:
         InputError: as in ``make``; or a rule is said twice.
@@ -161,7 +163,10 @@ def make_admits(text: str, **given: Any) -> list[Rule | MaxInflight]:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"admit {text!r} says {name!r} twice; keep one")
-    return [make(ADMITS, part, **given) for part in parts]
+    members = [make(ADMITS, part, **given) for part in parts]
+    if has_rates and "token_bucket" not in names:
+        members.insert(0, ADMITS["token_bucket"](rate=math.inf))
+    return members
 
 
 def _canonical_admits(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ class TokenBucket(Rule):
 
     When: tenants have bought a rate. When not: capacity should not lie idle while anyone has work; see the share
     ``weighted_fair``. Source: the token bucket (Turner, "New Directions in Communications", 1986), as virtual
-    scheduling.
+    scheduling. A tenant's own rate (``tokens_per_s``) takes the place of ``rate`` for it.
     """
 
     def __init__(self, rate: float = 1000.0, burst_s: float = 10.0, wait_s: float = 30.0) -> None:
@@ -51,19 +52,25 @@ class TokenBucket(Rule):
             if value <= 0:
                 raise InputError(f"admit token_bucket: {name} is {value}, expected more than 0")
         self._rate = rate
-        self._burst = rate * burst_s
+        self._burst_s = burst_s
         self._wait_s = wait_s
+        self._terms: dict[str, tuple[float, float]] = {}  # tenant -> its rate, and what it may save up
         self._levels: dict[str, tuple[float, float]] = {}  # tenant -> tokens saved up, at a time
         self._reserved: dict[int, tuple[str, float]] = {}  # job -> its tenant, and what it has yet to use
 
     def judge(self, job: JobView, forecast: Forecast, cluster: ClusterView) -> Refusal | float:
         """When its tokens are there, or that this is too late."""
         now, tenant = cluster.now, job.tenant
+        rate = self._rate if job.tokens_per_s is None else job.tokens_per_s
+        if math.isinf(rate):
+            return now
+        burst = rate * self._burst_s if job.burst_tokens is None else job.burst_tokens
+        self._terms[tenant] = rate, burst
         saved = self._saved(tenant, now) - forecast.tokens_p90
-        wait_s = max(0.0, -saved / self._rate)
+        wait_s = max(0.0, -saved / rate)
         left_s = self._wait_s if job.deadline is None else min(self._wait_s, job.deadline - now)
         if wait_s > left_s and not job.pulled:
-            return Refusal(f"tenant {tenant!r} is above its {self._rate:g} tokens per second", wait_s)
+            return Refusal(f"tenant {tenant!r} is above its {rate:g} tokens per second", wait_s)
         self._levels[tenant] = (saved, now)
         self._reserved[job.id] = (tenant, forecast.tokens_p90)
         return now + wait_s
@@ -79,21 +86,22 @@ class TokenBucket(Rule):
         tenant, left = self._reserved.pop(job, ("", 0.0))
         if tenant in self._levels:
             level, at = self._levels[tenant]
-            self._levels[tenant] = (min(self._burst, level + left), at)
+            self._levels[tenant] = (min(self._terms[tenant][1], level + left), at)
 
     def _saved(self, tenant: str, now: float) -> float:
+        rate, burst = self._terms[tenant]
         if tenant not in self._levels:
             self._forget_the_full(now)
-            return self._burst
+            return burst
         level, at = self._levels[tenant]
-        return min(self._burst, level + (now - at) * self._rate)
+        return min(burst, level + (now - at) * rate)
 
     def _forget_the_full(self, now: float) -> None:
         if len(self._levels) % 64 == 63:
             busy = {tenant for tenant, _ in self._reserved.values()}
-            full = [t for t in self._levels if t not in busy and self._saved(t, now) >= self._burst]
+            full = [t for t in self._levels if t not in busy and self._saved(t, now) >= self._terms[t][1]]
             for tenant in full:
-                del self._levels[tenant]
+                del self._levels[tenant], self._terms[tenant]
 
 
 #: A job without a deadline takes its turn like one that is due so long after its arrival (as in the order slack).

@@ -40,6 +40,8 @@ class JobView(msgspec.Struct, frozen=True, gc=False):
     max_inflight: int | None = None  # its run's own limit of jobs at once; None: the policy's
     weight: float = 1.0  # of its tenant, above 0: twice the weight, twice the share
     reserved: int = 0  # calls at once, in each pool, that its tenant gets before others share the rest
+    tokens_per_s: float | None = None  # its tenant's own rate, in and out; None: the policy's, if it has one
+    burst_tokens: float | None = None  # what its tenant may save up of that; None: the policy's seconds of it
     pulled: bool = False  # from a source that waits: it may be put off, but is never rejected
 
 
