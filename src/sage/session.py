@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
+import msgspec
+
 from sage.clock import Clock, monotonic
 from sage.engines.base import Engine, EngineInfo
 from sage.errors import Fault, InputError, PipelineError, PolicyError, nearest
@@ -232,7 +234,11 @@ class Session:
         said = [{**arguments, **options} for _, _, options in several]
         for options in said:
             self._check_limits(options)
-        recorder = self._recorder(arguments)
+        limits = {
+            pipeline.name: own.get("max_inflight")
+            for (pipeline, _, _), own in zip(several, said, strict=True)
+        }
+        recorder = self._recorder(arguments, parts=limits)
         try:
             together = [
                 Part(
@@ -369,7 +375,7 @@ class Session:
         listen: Callable[[RunEvent], None] | None,
     ) -> Record | JobFailure:
         if self._single is None:
-            self._single = self._recorder({})
+            self._single = self._recorder({}, pulled=False)
         program = await self._program(pipeline, self._single)
         run = replace(
             self._single.run,
@@ -439,7 +445,7 @@ class Session:
             said = self._indexes[name] = Index.open(said)
         return said
 
-    def _recorder(self, arguments: ManyArguments) -> Recorder:
+    def _recorder(self, arguments: ManyArguments, **about: Any) -> Recorder:
         given: dict[str, Any] = dict(arguments)
         limit = given.pop("max_inflight", self._settings.max_inflight)
         record = given.pop("record", self._settings.record)
@@ -456,6 +462,7 @@ class Session:
             budget_tokens=budget,
             on_end=on_end,
             kind=self._kind,
+            about=about | {"tenants": msgspec.to_builtins(self._tenants)} if self._tenants else about,
         )
         self._recorders.add(recorder)
         recorder.observe(self._counts.add)

@@ -43,11 +43,29 @@ def explain(
     task: Annotated[
         str | None, typer.Option(metavar="STEP", help="With --job: only to its calls in this step.")
     ] = None,
+    under: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POLICY", help="Replay the run under another policy, such as order=edf; may be repeated."
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="With --under: take the time of calls from a calibrated profile, not from the log."
+        ),
+    ] = None,
+    imports: Annotated[
+        list[Path] | None, typer.Option("--import", help="A Python file that registers members of policies.")
+    ] = None,
 ) -> None:
     """Say where a run's time went, why its tasks waited, and what to change first.
 
     With --job, say what happened to one job and its calls: behind whom they waited, by which limit and which rule.
+    With --under, say what the run would have been under another policy: its log, replayed in virtual time.
     """
+    from sage.cli.explain_replay import explain_under
+    from sage.cli.target import import_files
     from sage.errors import InputError
     from sage.runtime.runs import load_run
     from sage.settings import Settings
@@ -58,7 +76,15 @@ def explain(
         raise InputError(f"--task {task} is of which job? say --job N too")
     if job is not None and gantt:
         raise InputError("--job tells a story and --gantt draws a chart; say one of them")
+    if profile is not None and not under:
+        raise InputError(f"--profile {profile} is for a replay; say --under POLICY too")
+    if under and (job is not None or gantt):
+        raise InputError("--under replays the whole run; say it without --job and --gantt")
+    import_files(imports or [])
     stored = load_run(Settings.load(), run)
+    if under:
+        explain_under(stored, under, profile, as_json=as_json)
+        return
     if gantt:
         _gantt(stored, jobs, svg, as_json=as_json)
         return

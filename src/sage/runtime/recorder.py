@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -124,15 +124,16 @@ def begin_run(
     budget_tokens: int | None = None,
     on_end: Progress | None = None,
     kind: Kind = "measured",
+    about: Mapping[str, Any] | None = None,
 ) -> Recorder:
-    """Begin a run; with a folder unless the settings say not to record.
+    """Begin a run; with a folder unless the settings say not to record. ``about`` is JSON data for the manifest.
 
     Raises:
         SetupError: the folder for runs cannot be written to.
     """
     folder = None
     if settings.record:
-        arguments = {"max_inflight": max_inflight, **msgspec.to_builtins(options)}
+        arguments = {"max_inflight": max_inflight, **msgspec.to_builtins(options), **(about or {})}
         folder = create_run(settings, policy=policy, seed=seed, arguments=arguments, kind=kind)
     run = Run(
         id=folder.manifest.run_id if folder is not None else new_run_id(),
