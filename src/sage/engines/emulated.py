@@ -90,6 +90,7 @@ class EmulatedEngine:
         if profile.embed is not None:
             can.add("embed")
         dimension = None if profile.embed is None else profile.embed.dimension
+        self._can_generate = "generate" in can
         self._info = EngineInfo(
             address=name or f"emulated:{profile.name}",
             model=profile.name,
@@ -139,7 +140,7 @@ class EmulatedEngine:
             self._arm()
         elif emit is ignore_pieces:
             whole_s = fixed.first_token_s + fixed.token_s * (call.output - 1)
-            call.timer = self._loop.call_later(whole_s, self._finish, call)
+            call.timer = self._loop.call_at(self._loop.time() + whole_s, self._finish, call)
         else:
             call.timer = self._loop.call_later(fixed.first_token_s, self._yield, call, 1, fixed.token_s)
         return partial(self._abort, call)
@@ -169,10 +170,12 @@ class EmulatedEngine:
         Raises:
             EngineError: nothing can be.
         """
-        if "generate" not in self._info.can:
+        if not self._can_generate:
             raise EngineError(f"engine {self._info.address} cannot generate", fault="refused")
-        prompt = request.messages[-1].content if request.messages else ""
-        prompt_tokens = sum([self._tokens(message.content) for message in request.messages])
+        prompt, prompt_tokens = "", 0
+        for message in request.messages:
+            prompt = message.content
+            prompt_tokens += int(len(prompt) / self._chars) + 1
         if prompt_tokens >= self._most_tokens:
             raise EngineError(
                 f"engine {self._info.address}: the prompt has {prompt_tokens} tokens, the context {self._most_tokens}",
@@ -180,7 +183,9 @@ class EmulatedEngine:
                 prompt_tokens=prompt_tokens,
                 context_tokens=self._most_tokens,
             )
-        text, tool = self._said(request, prompt)
+        text = tool = None
+        if request.tools or request.schema is not None:
+            text, tool = self._said(request, prompt)
         wanted = self._length(prompt, request.max_tokens) if text is None else self._tokens(text)
         tokens = max(1, min(wanted, request.max_tokens, self._most_tokens - prompt_tokens))
         if text is None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Literal, NamedTuple
 
@@ -54,32 +53,30 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     context_tokens: int = 131_072  # of one sequence, prompt and answer
 
 
-@dataclass(slots=True, eq=False)
 class Sequence:
     """One request on its way through an engine.
 
-    Attributes:
+    Args:
         prompt: tokens to prefill, without those that a prefix cache holds.
-        cached: tokens of its prompt that a prefix cache holds; they take room, but no time.
         output: tokens it will yield, at least 1.
+        cached: tokens of its prompt that a prefix cache holds; they take room, but no time.
         streams: told of each token; else of the first and the last only.
     """
 
-    prompt: int
-    output: int
-    cached: int = 0
-    streams: bool = False
-    state: Literal["waiting", "prefill", "decode", "over"] = "waiting"
-    left: int = 0  # of its prompt, while it is prefilled
-    context: int = 0  # tokens in the cache when it began to decode; while it waits: tokens to come
-    since: int = 0  # decode steps of the engine when it began to decode
-    yielded: int = 0  # tokens, when it began to decode or was preempted last
+    __slots__ = ("cached", "context", "left", "output", "prompt", "since", "state", "streams", "yielded")
 
-    def __post_init__(self) -> None:
-        assert self.prompt >= 0
-        assert self.output >= 1
-        self.context = self.cached + self.prompt
-        self.left = self.prompt
+    def __init__(self, prompt: int, output: int, cached: int = 0, streams: bool = False) -> None:
+        assert prompt >= 0
+        assert output >= 1
+        self.prompt = prompt
+        self.output = output
+        self.cached = cached
+        self.streams = streams
+        self.state: Literal["waiting", "prefill", "decode", "over"] = "waiting"
+        self.left = prompt  # of its prompt, while it is prefilled
+        self.context = cached + prompt  # in the cache when it began to decode; while it waits: tokens to come
+        self.since = 0  # decode steps of the engine when it began to decode
+        self.yielded = 0  # tokens, when it began to decode or was preempted last
 
 
 class Told(NamedTuple):

@@ -171,7 +171,7 @@ def _bind_generate(planned: PlannedStep, _context: Context) -> Work:
         "tools": tuple(_constant(arguments, "tools") or ()),
         "schema": shape.json_schema if shape else None,
     }
-    same = GenerateRequest(messages=(), **{**_DEFAULTS, **said, **fixed})  # for every record
+    same = GenerateRequest(messages=(), **{**_DEFAULTS, **said}, **fixed)  # for every record
 
     def request(record: Record) -> GenerateRequest:
         if not sampling:

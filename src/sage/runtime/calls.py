@@ -62,6 +62,7 @@ class Calls:
         self._ids = itertools.count()
         self._policy_error: PolicyError | None = None  # by what the policy failed, if it did
         self._tell_broken: list[Callable[[PolicyError], None]] = []
+        self._models: dict[str, str] = {}  # pool -> what answers there
         self._pending: dict[int, Pending] = {}
         self._leading: dict[Hashable, Pending] = {}  # what others may join, by what is asked
         self._carry_out: dict[type[Command], Callable[[Any], None]] = {
@@ -132,7 +133,7 @@ class Calls:
         if number and isinstance(request, GenerateRequest) and request.seed is not None:
             request = msgspec.structs.replace(request, seed=request.seed + number)
         where = node.planned.step.reuse
-        joins = is_settled(request) and job.listen is None and node.name not in job.pipes
+        joins = job.listen is None and is_settled(request) and node.name not in job.pipes
         if where is None:
             answer = await self._ask(job, node, request, joins=joins)
         else:
@@ -144,9 +145,10 @@ class Calls:
             )
             if source is not None:
                 self._reused(job, node, source, answer)
-        if isinstance(node.work, Generate):
-            return node.work.value(answer)
-        if isinstance(node.work, Embed):
+        work = node.work
+        if isinstance(work, Generate):
+            return work.value(answer)
+        if isinstance(work, Embed):
             return answer.vectors[0] if single else answer.vectors
         return answer
 
@@ -161,46 +163,58 @@ class Calls:
 
         ``joins``: that of an equal call, if one is under way.
         """
-        key = None
-        if joins:
-            key = same_call(self._model(node), request)
-            leader = self._leading.get(key)
-            while leader is not None and not leader.answer.cancelled():
-                try:
-                    answer = await asyncio.shield(leader.answer)
-                except asyncio.CancelledError:
-                    if not leader.answer.cancelled():  # it is this caller who was cancelled
-                        raise
-                    leader = self._leading.get(key)
-                else:
-                    self._reused(job, node, "flight", answer)
-                    return answer
-        job.run.check_budget()
-        pending = Pending(next(self._ids), job, node, request, self._clock(), self._loop.create_future())
-        self._pending[pending.id] = pending
+        key = same_call(self._model(node), request) if joins else None
+        if key is not None and key in self._leading:
+            has_joined, answer = await self._join(key)
+            if has_joined:
+                self._reused(job, node, "flight", answer)
+                return answer
+        run = job.run
+        if run.budget_tokens is not None:
+            run.check_budget()
+        number = next(self._ids)
+        answer = self._loop.create_future()
+        pending = self._pending[number] = Pending(number, job, node, request, self._clock(), answer)
         if key is not None:
             self._leading[key] = pending
         try:
             self.tell(TaskReady(view_of(pending)))
-            return await pending.answer
+            return await answer
         except asyncio.CancelledError:
-            if pending.answer.cancelled() or not pending.answer.done():
+            if answer.cancelled() or not answer.done():
                 await self._abandon(pending)
             raise
         finally:
-            del self._pending[pending.id]
+            del self._pending[number]
             if key is not None and self._leading.get(key) is pending:
                 del self._leading[key]
 
+    async def _join(self, key: Hashable) -> tuple[bool, Any]:
+        """The answer to an equal call under way; False: whoever made it was cancelled, and nobody makes it now."""
+        while True:
+            leader = self._leading.get(key)
+            if leader is None or leader.answer.cancelled():
+                return False, None
+            try:
+                return True, await asyncio.shield(leader.answer)
+            except asyncio.CancelledError:
+                if not leader.answer.cancelled():  # it is this caller who was cancelled
+                    raise
+
     def _model(self, node: Node) -> str:
         """What answers, as far as it decides the answer."""
-        pool = node.planned.step.pool
+        step = node.planned.step
+        pool = step.pool
         assert pool is not None
+        known = self._models.get(pool)
+        if known is not None:
+            return known
         if isinstance(node.work, Compute):
-            function = node.planned.step.function
+            function = step.function
             return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
         info = self._endpoints.info(pool)
-        return info.fingerprint or f"{pool} {info.model}"
+        model = self._models[pool] = info.fingerprint or f"{pool} {info.model}"
+        return model
 
     def _reused(self, job: Job, node: Node, source: Literal["memory", "disk", "flight"], answer: Any) -> None:
         if job.run.log is not None:

@@ -69,9 +69,9 @@ class Dispatch:
         now, endpoint = self._clock(), command.endpoint
         for pending in together:
             pending.endpoint, pending.dispatched = endpoint, now
-            pending.first, pending.error = None, None
-            pending.pieces.clear()
-            pending.piece_tokens.clear()
+            if pending.attempt > 1:
+                pending.first, pending.error = None, None
+                pending.pieces = pending.piece_tokens = ()
         node, request = together[0].node, together[0].request
         if isinstance(request, GenerateRequest) and node.planned.step.timeout_s is None:
             begin = self._begin_of(endpoint)
@@ -186,10 +186,13 @@ class Dispatch:
 
     def _emitter(self, pending: Pending) -> Emit:
         job, node = pending.job, pending.node
-        listen, pipe = job.listen, job.pipes.get(node.name)
+        listen, pipe = job.listen, job.pipes.get(node.name) if job.pipes else None
         if listen is None and pipe is None and job.run.log is None and node.planned.step.timeout_s is None:
             return ignore_pieces
-        clock, pieces, step = self._clock, pending.pieces, pending.step
+        clock, step = self._clock, pending.step
+        pieces: list[float] = []
+        counts: list[int] = []
+        pending.pieces, pending.piece_tokens = pieces, counts
 
         def emit(piece: Piece) -> None:
             now = clock()
@@ -197,7 +200,7 @@ class Dispatch:
                 pending.first = now
             pieces.append(now)
             if piece.tokens is not None:
-                pending.piece_tokens.append(piece.tokens)
+                counts.append(piece.tokens)
             if pipe is not None and piece.channel == "text":
                 pipe.put(piece.text)
             if listen is not None and piece.channel == "text":

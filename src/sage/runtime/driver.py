@@ -85,7 +85,8 @@ class Driver:
         outcome: Outcome = "cancelled"
         error: SageError | None = None
         try:
-            run.check_budget()
+            if run.budget_tokens is not None:
+                run.check_budget()
             if not self._is_in(job):
                 await self._wait_outside(job)
             job.admitted = self._clock()
@@ -129,18 +130,22 @@ class Driver:
             priority = int(self._tenants.get(tenant, _ANYONE).priority)
         if run.log is not None and program.plan.name not in run.seen:
             self._ledger.announce(run, program, now)
+        deadline = None if deadline_s is None else now + deadline_s
+        stamps: list[float | None] | None = None if run.log is None else [None] * (2 * len(program.nodes))
+        # By position: naming the fields takes as long as all the rest.
         return Job(
-            id=next(self._ids),
-            index=index,
-            run=run,
-            program=program,
-            record=values,
-            arrived=now,
-            tenant=tenant,
-            priority=priority,
-            deadline=None if deadline_s is None else now + deadline_s,
-            stamps=None if run.log is None else [None] * (2 * len(program.nodes)),
-            listen=listen,
+            next(self._ids),
+            index,
+            run,
+            program,
+            values,
+            now,
+            None,
+            tenant,
+            priority,
+            deadline,
+            stamps,
+            listen,
         )
 
     def _is_in(self, job: Job) -> bool:
@@ -150,25 +155,26 @@ class Driver:
             Rejected: it will not be admitted.
         """
         tenant = self._tenants.get(job.tenant, _ANYONE)
+        run = job.run
         view = JobView(
-            id=job.id,
-            run=job.run.id,
-            pipeline=job.program.plan.name,
-            arrived=job.arrived,
-            tenant=job.tenant,
-            priority=job.priority,
-            deadline=job.deadline,
-            max_inflight=job.run.said_inflight,
-            pulled=job.run.pulled,
+            job.id,
+            run.id,
+            job.program.plan.name,
+            job.arrived,
+            job.tenant,
+            job.priority,
+            job.deadline,
+            run.said_inflight,
             weight=tenant.weight,
             reserved=tenant.reserved,
             tokens_per_s=tenant.tokens_per_s,
             burst_tokens=tenant.burst_tokens,
+            pulled=run.pulled,
         )
         self._waiting[job.id] = None
         job.was_told = True
         self._calls.tell(JobArrived(view))
-        if job.id in self._rejected:
+        if self._rejected and job.id in self._rejected:
             raise self._rejected.pop(job.id)
         return job.id not in self._waiting
 

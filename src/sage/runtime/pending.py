@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sage.engines.base import GenerateRequest
@@ -43,8 +43,8 @@ class Pending:
     endpoint: str = ""
     dispatched: float = 0.0
     first: float | None = None
-    pieces: list[float] = field(default_factory=list)
-    piece_tokens: list[int] = field(default_factory=list)
+    pieces: Sequence[float] = ()  # when each came, if somebody cares
+    piece_tokens: Sequence[int] = ()
     error: SageError | None = None  # of the latest attempt
     why: Why | None = None  # the decision that started it, where it is recorded
 

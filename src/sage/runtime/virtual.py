@@ -30,6 +30,25 @@ TURNS_BETWEEN_LOOKS = 64
 SWEEP_ABOVE = 64
 
 
+class _Soon(asyncio.Handle):
+    """A callback of the next turn."""
+
+    __slots__ = ()
+    _callback: Callable[..., object]
+
+    def __init__(
+        self, callback: Callable[..., object], args: Any, loop: VirtualTimeLoop, context: Context
+    ) -> None:
+        # Every field of asyncio's, which looks for a debug mode first, each time.
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = context
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
 class _Timer(asyncio.TimerHandle):
     """A callback of a later turn."""
 
@@ -40,7 +59,6 @@ class _Timer(asyncio.TimerHandle):
     def __init__(
         self, when: float, callback: Callable[..., object], args: Any, loop: VirtualTimeLoop, context: Context
     ) -> None:
-        # Every field of asyncio's, which looks for a debug mode first, each time.
         self._when = when
         self._scheduled = True  # in the heap
         self._callback = callback
@@ -67,6 +85,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     _ready: deque[asyncio.Handle]
     _selector: selectors.BaseSelector
     _stopping: bool
+    _closed: bool
     _check_closed: Callable[[], None]
     _process_events: Callable[[Any], None]
 
@@ -82,6 +101,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the loop was made."""
         return self._now
 
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """As in every loop."""
+        if self._closed:
+            self._check_closed()
+        handle = _Soon(callback, args, self, copy_context() if context is None else context)
+        self._ready.append(handle)
+        return handle
+
     def call_at(
         self,
         when: float,
@@ -90,7 +122,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """As in every loop."""
-        self._check_closed()
+        if self._closed:
+            self._check_closed()
         timer = _Timer(when, callback, args, self, copy_context() if context is None else context)
         self._number += 1
         heappush(self._timers, (when, self._number, timer))

@@ -48,7 +48,7 @@ class Budget:
 
     def called(self) -> None:
         """A call is made, for the first time or again."""
-        if self._share is not None:
+        if self._share is not None and self._allowance < RESERVE:
             self._allowance = min(RESERVE, self._allowance + self._share)
 
     def take(self) -> None:
