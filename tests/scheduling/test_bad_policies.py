@@ -98,7 +98,7 @@ def axis(request: pytest.FixtureRequest) -> str:
 
 
 def put(monkeypatch: pytest.MonkeyPatch, axis: str, member: type) -> None:
-    monkeypatch.setitem(AXES[axis]._members, "mine", member)  # type: ignore[attr-defined]  # a Registry
+    monkeypatch.setitem(AXES[axis]._members, "mine", member)
 
 
 def test_a_sound_member_of_ones_own_decides(
@@ -195,7 +195,7 @@ def test_on_the_command_line_it_is_one_line_and_exit_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(AXES["order"], "_members", dict(AXES["order"]._members))  # type: ignore[attr-defined]
+    monkeypatch.setattr(AXES["order"], "_members", dict(AXES["order"]._members))
     (tmp_path / "mine.py").write_text(
         "from sage.scheduling.order import ORDERS\n"
         "class Mine:\n    'Nonsense.'\n    def key(self, task):\n        return 'first'\n"
