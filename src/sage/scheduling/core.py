@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any
 
 from sage.errors import InternalError
 from sage.events import Why
@@ -37,6 +37,7 @@ from sage.scheduling.views import ClusterView, JobView, Snapshot, TaskView
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
 
 __all__ = ["Scheduler"]
 
@@ -84,6 +85,17 @@ class Scheduler:
         self._tasks_of: dict[int, dict[int, Task]] = {}  # job -> those of its tasks, if any
         self._delayed: list[tuple[float, int, Task]] = []  # heap: when a failed task queues again
         self._wakes: list[float] = []  # Ticks asked for and not here yet, the earliest last
+        self._take_in: dict[type[Event], Callable[[Any, float, list[Command]], None]] = {
+            JobArrived: self._job_arrived,
+            JobOver: self._job_over,
+            TaskReady: self._task_ready,
+            TaskDone: self._task_done,
+            TaskFailed: self._task_failed,
+            TaskDropped: self._task_dropped,
+            EndpointJoined: self._endpoint_joined,
+            EndpointLeft: self._endpoint_left,
+            Tick: self._tick,
+        }
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in what happened; returns what to do, in this order. Time never goes back."""
@@ -93,27 +105,7 @@ class Scheduler:
         woken = bool(self._wakes) and self._wakes[-1] <= now + ROUNDING_S
         if woken:
             self._queue_due(now, out)
-        match event:
-            case TaskDone():
-                self._task_done(event, now, out)
-            case TaskReady():
-                self._task_ready(event, now, out)
-            case JobArrived():
-                self._job_arrived(event, now, out)
-            case JobOver():
-                self._job_over(event, out)
-            case TaskFailed():
-                self._task_failed(event, now, out)
-            case TaskDropped():
-                self._task_dropped(event)
-            case Tick():
-                pass  # what is due is seen to by whichever event comes
-            case EndpointJoined():
-                self._endpoint_joined(event, now, out)
-            case EndpointLeft():
-                self._endpoint_left(event, now, out)
-            case _:
-                assert_never(event)
+        self._take_in[type(event)](event, now, out)
         if woken:
             self._start_due(now, out)
         return out
@@ -141,7 +133,7 @@ class Scheduler:
             self._jobs[answer.id] = answer
             out.append(Admit(answer.id))
 
-    def _job_over(self, event: JobOver, out: list[Command]) -> None:
+    def _job_over(self, event: JobOver, _now: float, out: list[Command]) -> None:
         job = self._jobs.get(event.job)
         if job is None:
             if event.job in self._rejected:
@@ -248,7 +240,7 @@ class Scheduler:
         self._forget(task)
         out.append(GiveUp(task.view.id, task.failures, reason))
 
-    def _task_dropped(self, event: TaskDropped) -> None:
+    def _task_dropped(self, event: TaskDropped, _now: float, _out: list[Command]) -> None:
         task = self._tasks.get(event.task)
         if task is None or task.state == "running":
             wrong = "has ended or was never ready" if task is None else "is running: abort it"
@@ -350,6 +342,9 @@ class Scheduler:
         return pool
 
     # Time
+
+    def _tick(self, event: Tick, now: float, out: list[Command]) -> None:
+        """What is due is seen to by whichever event comes."""
 
     def _ask(self, time: float, out: list[Command]) -> None:
         """Ask for a Tick, unless an earlier one is coming: that one will ask again."""

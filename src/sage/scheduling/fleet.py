@@ -19,7 +19,7 @@ class Endpoint:
 
     __slots__ = (
         "breaker", "budget", "free", "in_flight", "in_flight_tokens", "is_plain", "joined", "limit", "name", "placed",
-        "probe",
+        "probe", "slots",
     )  # fmt: skip
 
     def __init__(self, name: str, budget: Budget) -> None:
@@ -31,6 +31,7 @@ class Endpoint:
         self.is_plain = False  # joined and healthy, as nearly always: it gets its limit
         self.placed = False  # the place knows it
         self.free = 0  # calls it could take now
+        self.slots = 0  # its limit, while it is joined and healthy
         self.in_flight = 0
         self.in_flight_tokens = 0
         self.probe: Call | None = None  # while half open: the one call it was let
@@ -81,6 +82,7 @@ class Fleet:
     ) -> None:
         self.pool = pool
         self.room = 0  # calls the endpoints could take now
+        self.slots = 0  # calls at once, of the healthy ones
         self.in_flight = 0  # calls
         self.changed: list[EndpointChanged] = []  # by their breakers; whoever reads them clears them
         self.down_since: float | None = None  # when the last endpoint began to fail, while all of them do
@@ -132,8 +134,7 @@ class Fleet:
 
     def view(self, queued: int) -> PoolView:
         """All of them together, with what queues for them."""
-        slots = sum(e.limit for e in self._endpoints.values() if e.joined and e.breaker.state == "healthy")
-        return PoolView(slots, self.in_flight, queued)
+        return PoolView(self.slots, self.in_flight, queued)
 
     def _view(self, endpoint: Endpoint, limit: int) -> EndpointView:
         return EndpointView(
@@ -148,7 +149,10 @@ class Fleet:
     def _account(self, endpoint: Endpoint) -> None:
         """Carry a change of one endpoint over to the pool."""
         in_flight = endpoint.in_flight
-        allowed = endpoint.limit if endpoint.is_plain else endpoint.allowed
+        slots = endpoint.limit if endpoint.is_plain else 0
+        allowed = slots or endpoint.allowed
+        self.slots += slots - endpoint.slots
+        endpoint.slots = slots
         free = allowed - in_flight if allowed > in_flight else 0
         self.room += free - endpoint.free
         endpoint.free = free
@@ -287,4 +291,6 @@ class Fleet:
             assert is_broken == (endpoint.name in self._broken), (
                 f"endpoint {endpoint.name!r}: {endpoint.state}"
             )
+        healthy = [e for e in self._endpoints.values() if e.joined and e.breaker.state == "healthy"]
+        assert self.slots == sum(endpoint.limit for endpoint in healthy)
         assert self.room == sum([endpoint.free for endpoint in self._endpoints.values()])
