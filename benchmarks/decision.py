@@ -38,27 +38,37 @@ PATH = ("p/a", "p/b", "p/c", "p/d")
 
 
 class World:
-    """A scheduler whose pool is full and whose queue stays 10,000 long."""
+    """A scheduler whose pool is full and whose queue stays as long as it is."""
 
-    def __init__(self, policy: str, endpoints: int) -> None:
+    def __init__(self, policy: str, endpoints: int, queued: int = QUEUED, tenants: int = TENANTS) -> None:
         self.rng = random.Random(1)
+        self.tenants = tenants
+        self.num_jobs = max(64, tenants)
         self.scheduler = Scheduler(parse_policy(policy), random.Random(0))
         self.running: list[int] = []
         self.now = 0.0
         self.ids = 0
         for number in range(endpoints):
             self.tell(EndpointJoined(f"e{number}", "llm", LIMIT))
-        for job in range(64):
-            self.tell(JobArrived(JobView(job, "r", "p", 0.0, tenant=f"t{job % TENANTS}", deadline=9e9)))
-        for _ in range(QUEUED + endpoints * LIMIT):
+        for job in range(self.num_jobs):
+            self.tell(JobArrived(self.job(job)))
+        self.queue(queued + endpoints * LIMIT)
+
+    def job(self, number: int) -> JobView:
+        tenant = f"t{number % self.tenants}"
+        return JobView(number, "r", "p", 0.0, tenant=tenant, deadline=9e9, max_inflight=1 << 30)
+
+    def queue(self, tasks: int) -> None:
+        """Line up more tasks; as many start as there are places."""
+        for _ in range(tasks):
             self.tell(self.task())
 
     def task(self) -> TaskReady:
         self.ids += 1
-        job = self.rng.randrange(64)
+        job = self.rng.randrange(self.num_jobs)
         return TaskReady(
             TaskView(
-                self.ids, job, "s", "p", "llm", "generate", 0.0, self.now, f"t{job % TENANTS}",
+                self.ids, job, "s", "p", "llm", "generate", 0.0, self.now, f"t{job % self.tenants}",
                 deadline=self.now + self.rng.uniform(5, 60), in_tokens=self.rng.randrange(2000), max_out_tokens=256,
                 path=PATH[self.rng.randrange(4) :], prefix_key=f"p{self.rng.randrange(100)}",
             )
