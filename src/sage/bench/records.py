@@ -76,7 +76,7 @@ def _request(end: JobEnded, calls: Sequence[TaskEnded], due: float) -> Request:
         ended=end.t,
         dispatched=min((call.dispatched for call in calls), default=None),
         first=output.first if output else None,
-        last=(output.pieces[-1] if output and output.pieces else end.t) if end.outcome == "done" else None,
+        last=_last(end, output) if end.outcome == "done" else None,
         chunks=output.pieces if output else (),
         chunk_tokens=output.piece_tokens if output else (),
         answer_tokens=output.completion_tokens if output and len(good) > 1 else None,
@@ -90,3 +90,14 @@ def _request(end: JobEnded, calls: Sequence[TaskEnded], due: float) -> Request:
         deadline=end.deadline,
         error=end.error,
     )
+
+
+def _last(end: JobEnded, output: TaskEnded | None) -> float:
+    """When the last token of a job's answer came; its end, where that is not known.
+
+    Emulated engines may tell of the first token only (``pieces=first``): the last one then came with the end of the call.
+    """
+    if output is None or not output.pieces:
+        return end.t
+    is_first_only = len(output.pieces) == 1 and not output.piece_tokens and output.completion_tokens > 1
+    return output.t if is_first_only else output.pieces[-1]

@@ -21,6 +21,7 @@ from sage.engines.base import Engine
 from sage.engines.emulated import EmulatedEngine, EmulatedOptions
 from sage.engines.emulated_profile import load_profile
 from sage.errors import SageError
+from sage.events import Event
 from sage.runtime.options import MAX_INFLIGHT
 from sage.runtime.runs import StoredRun, read_events
 from sage.runtime.simulated import open_loop
@@ -29,7 +30,10 @@ from sage.scheduling.policy import parse_policy
 from sage.session import Session
 from sage.settings import Settings
 
-__all__ = ["Replay", "Source", "replay", "replay_one", "source_of"]
+__all__ = ["Replay", "Source", "assumptions_of", "replay", "replay_events", "replay_one", "source_of"]
+
+#: Pool -> how many endpoints it has instead, if another number, and how many calls at once each takes, if others.
+Varied = Mapping[str, tuple[int | None, int | None]]
 
 #: Told of every job that ended: how many so far, of how many.
 Progress = Callable[[int, int], None]
@@ -70,15 +74,15 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return self.run.manifest.arguments
 
 
-def source_of(run: StoredRun, profile: str | None = None) -> Source:
-    """Read a run.
+def source_of(run: StoredRun, profile: str | None = None, *, deadline_s: float | None = None) -> Source:
+    """Read a run; ``deadline_s`` is for its jobs that have none.
 
     Raises:
         InputError: it made no calls, or its log or manifest lacks what a replay needs; or there is no such profile.
     """
     if profile is not None:
         load_profile(profile)
-    recorded = read_recorded(run.events(), run.manifest)
+    recorded = read_recorded(run.events(), run.manifest, deadline_s)
     return Source(run=run, recorded=recorded, replayed=pipelines_of(recorded), profile=profile)
 
 
@@ -113,7 +117,7 @@ def replay(
         recorded=recorded,
         rows=rows,
         error=_error(recorded, rows[0].figures),
-        assumptions=tuple(_assumptions(source)),
+        assumptions=tuple(assumptions_of(source)),
     )
 
 
@@ -121,25 +125,39 @@ def replay_one(
     source: Source,
     policy: str,
     tell: Callable[[], None] = lambda: None,
-    *,
-    endpoints: int | None = None,
-    limit: int | None = None,
 ) -> CellFigures:
-    """The run under one policy; with ``endpoints`` or ``limit``, with so many in each pool, of so many calls at once."""
-    with tempfile.TemporaryDirectory(prefix="sage-replay-") as home:
-        settings = Settings(home=Path(home), engines={}, indexes={})
-        run_virtual(_carried_out(source, policy, settings, tell, endpoints, limit))
-        (folder,) = settings.runs_dir.iterdir()
-        summary, figures = figures_of(
-            read_events(folder / "events.jsonl"),
-            policy=policy,
-            load=1.0,
-            seed=source.run.manifest.seed or 0,
-            schedules={},
-        )
+    """The run under one policy."""
+    events = replay_events(source, policy, tell)
+    summary, figures = figures_of(
+        events, policy=policy, load=1.0, seed=source.run.manifest.seed or 0, schedules={}
+    )
     if summary.faults:
         raise SageError(f"the replay's log cannot be true: {summary.faults[0]}; this is a bug in SAGE")
     return figures
+
+
+def replay_events(
+    source: Source,
+    policy: str,
+    tell: Callable[[], None] = lambda: None,
+    *,
+    varied: Varied | None = None,
+    at_once: bool = False,
+) -> list[Event]:
+    """The log of a replay under a policy.
+
+    Args:
+        source: the run.
+        policy: as text.
+        tell: called with the end of each job.
+        varied: pool -> how many endpoints it has instead, and how many calls at once each takes; None: as they had.
+        at_once: all jobs come together.
+    """
+    with tempfile.TemporaryDirectory(prefix="sage-replay-") as home:
+        settings = Settings(home=Path(home), engines={}, indexes={})
+        run_virtual(_carried_out(source, policy, settings, tell, varied or {}, at_once=at_once))
+        (folder,) = settings.runs_dir.iterdir()
+        return list(read_events(folder / "events.jsonl"))
 
 
 async def _carried_out(
@@ -147,12 +165,13 @@ async def _carried_out(
     policy: str,
     settings: Settings,
     tell: Callable[[], None],
-    endpoints: int | None,
-    limit: int | None,
+    varied: Varied,
+    *,
+    at_once: bool,
 ) -> None:
     arguments = source.arguments
     async with Session(
-        engines=_engines(source, endpoints, limit),
+        engines=_engines(source, varied),
         policy=policy,
         settings=settings,
         max_inflight=arguments.get("max_inflight"),
@@ -163,10 +182,10 @@ async def _carried_out(
     ) as session:
         for pipeline in source.replayed.pipelines.values():
             await session.ready(pipeline)
-        if arguments.get("pulled", True):
+        if arguments.get("pulled", True) and not at_once:
             await _pulled(session, source, tell)
         else:
-            await _asked(session, source, tell)
+            await _asked(session, source, tell, at_once=at_once)
 
 
 def _said(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +199,7 @@ def _said(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _asked(session: Session, source: Source, tell: Callable[[], None]) -> None:
+async def _asked(session: Session, source: Source, tell: Callable[[], None], *, at_once: bool) -> None:
     """Jobs that were asked for one by one come when they came."""
     jobs, said = source.recorded.jobs, _said(source.arguments)
 
@@ -193,7 +212,7 @@ async def _asked(session: Session, source: Source, tell: Callable[[], None]) -> 
             tell()
 
     start = jobs[0].arrived
-    await open_loop(iter([(job.arrived - start, job) for job in jobs]), carry)
+    await open_loop(iter([(0.0 if at_once else job.arrived - start, job) for job in jobs]), carry)
 
 
 async def _pulled(session: Session, source: Source, tell: Callable[[], None]) -> None:
@@ -224,10 +243,11 @@ def _from(jobs: Sequence[RecordedJob]) -> Iterator[RecordedJob]:
     return iter(sorted(jobs, key=lambda job: job.number))
 
 
-def _engines(source: Source, endpoints: int | None, limit: int | None) -> dict[str, list[Engine]]:
+def _engines(source: Source, varied: Varied) -> dict[str, list[Engine]]:
     recorded, done = source.recorded, dict[str, int]()
     pools: dict[str, list[Engine]] = {}
     for pool, had in recorded.pools.items():
+        endpoints, limit = varied.get(pool, (None, None))
         names = had if endpoints is None else [f"{pool}-{number}" for number in range(1, endpoints + 1)]
         pools[pool_of(pool)] = [
             _engine(source, name, limit or recorded.limits[had[number % len(had)]], done)
@@ -262,7 +282,8 @@ def _error(recorded: CellFigures, own: CellFigures) -> dict[str, float]:
     return found
 
 
-def _assumptions(source: Source) -> Iterator[str]:
+def assumptions_of(source: Source) -> Iterator[str]:
+    """What a replay takes for granted."""
     recorded = source.recorded
     if source.profile is None:
         yield (

@@ -77,8 +77,8 @@ class Recorded:
     limits: Mapping[str, int] = field(default_factory=dict)  # endpoint -> calls at once
 
 
-def read_recorded(events: Iterable[Event], manifest: Manifest) -> Recorded:
-    """The jobs of a log, in the order they came.
+def read_recorded(events: Iterable[Event], manifest: Manifest, deadline_s: float | None = None) -> Recorded:
+    """The jobs of a log, in the order they came; ``deadline_s`` is for those that have none.
 
     Raises:
         InputError: there is nothing in it that could be replayed.
@@ -98,7 +98,11 @@ def read_recorded(events: Iterable[Event], manifest: Manifest) -> Recorded:
             jobs.append(_job(trail))
     stand_ins = [one for end in refused if (one := _stand_in(end, jobs)) is not None]
     left_out += len(refused) - len(stand_ins)
-    every = sorted([*jobs, *stand_ins], key=lambda job: (job.arrived, job.number))
+    every = [
+        job if job.deadline_s is not None or deadline_s is None else replace(job, deadline_s=deadline_s)
+        for job in (*jobs, *stand_ins)
+    ]
+    every.sort(key=lambda job: (job.arrived, job.number))
     if not any(step.chains for job in every for step in job.steps.values()):
         raise InputError(
             f"run {manifest.run_id} made no calls to engines that can be replayed: a policy decides nothing else"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from sage.bench.arrivals import Schedule, draw
-from sage.bench.records import requests_of
+from sage.bench.records import Request, requests_of
 from sage.bench.results import Axis, open_experiment, write_json, write_lines
 from sage.bench.simulation_figures import CellFigures, Row, figures_of, row_of
 from sage.bench.simulation_spec import Spec, described, options_of, pipelines_of, records_of
@@ -34,7 +34,7 @@ from sage.session import Session
 from sage.settings import Settings
 from sage.tenants import Tenant
 
-__all__ = ["Cell", "Sweep", "cells_of", "simulate"]
+__all__ = ["Cell", "Sweep", "cells_of", "simulate", "simulate_cell"]
 
 #: Told of progress: jobs that ended so far, of so many.
 Progress = Callable[[int, int], None]
@@ -147,6 +147,19 @@ def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = No
     return sweep
 
 
+def simulate_cell(spec: Spec, cell: Cell, pieces: Pieces | None = None) -> tuple[CellFigures, list[Request]]:
+    """One cell alone, with its jobs; nothing is kept. ``pieces`` "all": also when each token came.
+
+    Raises:
+        InputError: something in the spec cannot be.
+    """
+    parse_policy(cell.policy)
+    schedules = {name: _drawn(name, spec, cell.seed, cell.load) for name in spec.traffic}
+    with tempfile.TemporaryDirectory(prefix="sage-simulate-") as scratch:
+        figures = _run_cell(spec, pipelines_of(spec), cell, schedules, Path(scratch), lambda: None, pieces)
+        return figures, requests_of(read_events(Path(scratch) / "events.jsonl"))
+
+
 def _kept(folder: Path) -> CellFigures:
     """The figures of a cell that was run before."""
     summary = msgspec.json.decode((folder / "summary.json").read_bytes(), type=dict[str, Any])
@@ -175,13 +188,14 @@ def _run_cell(
     schedules: Mapping[str, Schedule],
     folder: Path,
     tell: Callable[[], None],
+    pieces: Pieces | None = None,
 ) -> CellFigures:
     """Run a cell and leave its files in a folder."""
     with tempfile.TemporaryDirectory(prefix=".home-", dir=folder) as home:
         settings = Settings(
             home=Path(home), engines={}, indexes=dict(spec.indexes), max_inflight=spec.max_inflight
         )
-        run_virtual(_carried_out(spec, pipelines, cell, schedules, settings, tell))
+        run_virtual(_carried_out(spec, pipelines, cell, schedules, settings, tell, pieces))
         (run,) = settings.runs_dir.iterdir()
         for name in ("run.json", "events.jsonl"):
             shutil.move(run / name, folder / name)
@@ -210,6 +224,7 @@ async def _carried_out(
     schedules: Mapping[str, Schedule],
     settings: Settings,
     tell: Callable[[], None],
+    pieces: Pieces | None,
 ) -> None:
     """One cell, inside an event loop in virtual time."""
     tenants = {
@@ -222,7 +237,7 @@ async def _carried_out(
         for name, said in spec.tenants.items()
     }
     async with Session(
-        engines=_engines(spec, cell.seed, "all" if _reads_pieces(pipelines) else "first"),
+        engines=_engines(spec, cell.seed, pieces or ("all" if _reads_pieces(pipelines) else "first")),
         policy=cell.policy,
         settings=settings,
         seed=cell.seed,

@@ -29,6 +29,7 @@ VERBS = {
     "show": "Show what a pipeline is made of: text, mermaid, svg or JSON.",
     "explain": "Say where a run's time went, and what to change first.",
     "runs": "List, look at and remove recorded runs.",
+    "advise": "Say with what policy, endpoints and admission an objective is met.",
     "simulate": "Try policies and loads on emulated engines in virtual time.",
     "index": "Build, search and look at indexes of passages.",
     "bench": "Measure quality and speed, by suites whose results can be checked.",
