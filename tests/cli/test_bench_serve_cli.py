@@ -149,6 +149,7 @@ def test_a_server_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
     done = served("http://127.0.0.1:9", tmp_path / "out")
     assert isinstance(done.exception, EngineError)
     assert done.exception.exit_code == 3
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_are_audited_and_a_changed_log_is_refused(url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import msgspec
 
 from sage.bench.load_run import OnEnd, Records, load
 from sage.bench.metrics import LoadSummary
-from sage.bench.results import StoredExperiment, open_experiment, read_experiment
+from sage.bench.results import StoredExperiment, is_experiment, open_experiment, read_experiment
 from sage.bench.serve_spec import Serve
+from sage.errors import EngineError
 from sage.settings import Settings
 
 __all__ = ["Served", "serve"]
@@ -64,6 +66,25 @@ def serve(
         InputError: the spec cannot be, or the folder holds something else.
         EngineError: the server does not answer at all.
     """
+    was_there = is_experiment(out)
+    try:
+        return _served(spec, out, settings, repeats, records, command, data, on_end)
+    except EngineError:
+        if not was_there and is_experiment(out) and not read_experiment(out).cells:
+            shutil.rmtree(out)  # a server that never answered leaves nothing to keep
+        raise
+
+
+def _served(
+    spec: Serve,
+    out: Path,
+    settings: Settings,
+    repeats: int,
+    records: Callable[[], Records] | None,
+    command: str,
+    data: Mapping[str, str] | None,
+    on_end: OnEnd | None,
+) -> Served:
     ended = ""
     with open_experiment(
         out,
