@@ -48,6 +48,11 @@ def measured(
     return asyncio.run(main())
 
 
+def doubts(found: Loaded) -> list[str]:
+    """What must be said of a load. That the generator was late is left out: here it shares its loop with the server."""
+    return [flag.kind for flag in found.summary.flags if flag.kind != "generator_limited"]
+
+
 def run_id(folder: Path) -> str:
     return read_manifest(folder / "cell-0" / "run.json").run_id
 
@@ -96,27 +101,26 @@ def test_a_server_that_does_not_count_along_leaves_such_gaps_untold(tmp_path: Pa
 
 def test_a_second_load_of_the_same_prompts_meets_a_warm_cache_and_says_so(tmp_path: Path) -> None:
     found, _ = measured(tmp_path, Behaviour(prefix_cache=True), loads=2)
-    flags = [[flag.kind for flag in one.summary.flags] for one in found]
-    assert flags == [[], ["warm_prefix_cache"]]
+    assert [doubts(one) for one in found] == [[], ["warm_prefix_cache"]]
 
 
 def test_a_beginning_that_prompts_share_on_purpose_is_no_warm_cache(tmp_path: Path) -> None:
     prompts = Prompts(input_len="20", output_len="4", prefix_len=200)
     (found,), _ = measured(tmp_path, Behaviour(prefix_cache=True), prompts=prompts)
     assert found.summary.cached_tokens > 0.5 * found.summary.prompt_tokens
-    assert found.summary.flags == ()
+    assert doubts(found) == []
 
 
 def test_a_server_without_counts_is_counted_by_its_pieces_and_says_so(tmp_path: Path) -> None:
     (found,), _ = measured(tmp_path, Behaviour(usage=False))
     assert found.summary.tokens_from == {"pieces": 24}
-    assert [flag.kind for flag in found.summary.flags] == ["no_usage"]
+    assert doubts(found) == ["no_usage"]
 
 
 def test_answers_of_another_length_than_asked_for_are_said(tmp_path: Path) -> None:
     behaviour = Behaviour(context_tokens=64)
     (found,), _ = measured(tmp_path, behaviour)
-    assert [flag.kind for flag in found.summary.flags] == ["short_answers"]
+    assert doubts(found) == ["short_answers"]
 
 
 def test_faults_of_the_server_are_failures_and_their_reasons_are_told(tmp_path: Path) -> None:
