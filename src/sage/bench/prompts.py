@@ -6,6 +6,7 @@ really counted stands in the results.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import random
@@ -23,6 +24,8 @@ from sage.errors import InputError
 __all__ = ["Prompts", "Sampling", "read_prompts", "requests_for"]
 
 MOST_TOKENS = 1 << 20
+OWN_WORDS = 6  # that a text begins with, drawn for it alone: enough to tell billions apart
+POOL_WORDS = 1 << 14
 
 #: Short, common, and different from each other in their first letters as far as that goes.
 _COMMON = (
@@ -198,19 +201,44 @@ def _length(name: str, said: str, seed: int) -> Callable[[str], int]:
 
 
 class _Words:
-    """Random text by key. Texts share the beginning that they are told to share, and nothing else."""
+    """Random text by key. Texts share the beginning that they are told to share, and nothing else.
+
+    What comes after the first few words of a text is cut out of one long text: drawing every word would cost more
+    than sending it. A prefix cache cannot tell, for it needs equal beginnings.
+    """
 
     def __init__(self, seed: str, prefix: int) -> None:
         self._seed = seed
         self._prefix = prefix
         self._common: list[str] = []
         self._source = random.Random(f"{seed}/common")
+        self._pool = ""
+        self._starts: list[int] = []  # of each word of the pool, and its end
 
     def text(self, key: str, tokens: int, shared: int = 0) -> str:
         """So many tokens of one's own, after the common beginning."""
-        common = self._beginning(self._prefix + shared)
-        own = random.Random(f"{self._seed}/{key}").choices(WORDS, k=tokens)
-        return " ".join([*common, *own])
+        drawn = int.from_bytes(
+            hashlib.blake2b(f"{self._seed}/{key}".encode(), digest_size=16).digest(), "big"
+        )
+        own = []
+        for _ in range(min(tokens, OWN_WORDS)):
+            drawn, word = divmod(drawn, len(WORDS))
+            own.append(WORDS[word])
+        if tokens > OWN_WORDS:
+            own.append(self._cut(drawn, tokens - OWN_WORDS))
+        return " ".join([*self._beginning(self._prefix + shared), *own])
+
+    def _cut(self, drawn: int, tokens: int) -> str:
+        """So many words of the pool, from somewhere in it."""
+        if len(self._starts) <= tokens:
+            self._draw(max(POOL_WORDS, 2 * tokens))
+        first = drawn % (len(self._starts) - tokens)
+        return self._pool[self._starts[first] : self._starts[first + tokens] - 1]
+
+    def _draw(self, words: int) -> None:
+        drawn = random.Random(f"{self._seed}/pool").choices(WORDS, k=words)
+        self._pool = " ".join(drawn) + " "
+        self._starts = [0, *itertools.accumulate(len(word) + 1 for word in drawn)]
 
     def _beginning(self, tokens: int) -> list[str]:
         missing = tokens - len(self._common)
