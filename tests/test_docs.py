@@ -29,6 +29,8 @@ import pytest
 
 import sage
 from sage import Pipeline, errors, events
+from sage.bench.audit import CHECKS
+from sage.bench.metrics import LoadSummary
 from sage.engines.base import ENGINES
 from sage.graph import form
 from sage.graph.step import Step
@@ -336,6 +338,10 @@ PROMISED: dict[str, list[str]] = {
     "docs/policies.md": [
         *(f"`{name}`" for registry in (PRESETS, *AXES.values()) for name in registry),
         *(f"`{axis}`" for axis in AXES),
+    ],
+    "docs/benchmarking.md": [
+        *(f"`{field}`" for field in fields_of(LoadSummary)),
+        *(f"`{name}`" for name in CHECKS),
     ],
     "docs/metrics.md": [
         *(f"`{field}`" for kind in EVENTS for field in fields_of(kind)),
