@@ -47,6 +47,16 @@ class SageError(Exception):
 
     exit_code: int = 2
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """So that it comes back from another process as it was, whatever its own parameters are."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[SageError], args: tuple[object, ...], state: dict[str, object]) -> SageError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -107,9 +117,10 @@ EngineFault = Literal[
     "too_long",  # prompt and answer do not fit the context
     "garbled",  # the answer is not what the protocol says
     "stalled",  # the stream stopped, or broke, after the first token
+    "lost",  # the worker that it ran on is gone, or its node
 ]
 
-_RETRYABLE: frozenset[EngineFault] = frozenset({"unreachable", "timeout", "overloaded", "failed"})
+_RETRYABLE: frozenset[EngineFault] = frozenset({"unreachable", "timeout", "overloaded", "failed", "lost"})
 
 
 class EngineError(SageError):

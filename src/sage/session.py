@@ -18,6 +18,7 @@ from sage.clock import Clock, monotonic
 from sage.engines.base import Engine, EngineInfo
 from sage.errors import Fault, InputError, PipelineError, PolicyError, nearest
 from sage.graph.plan import Plan
+from sage.graph.shape import is_cpu
 from sage.graph.values import Record
 from sage.runtime.base import JobFailure, Run, RunEvent
 from sage.runtime.calls import Calls
@@ -26,6 +27,7 @@ from sage.runtime.endpoints import Endpoints
 from sage.runtime.feed import Channel, Collected, InOrder, Sink, Source, feed
 from sage.runtime.inline import Inline
 from sage.runtime.ledger import Ledger
+from sage.runtime.local import open_runtime, parse_runtime
 from sage.runtime.manifest import Kind
 from sage.runtime.options import MAX_INFLIGHT, JobArguments, JobOptions, ManyArguments
 from sage.runtime.program import Program, build_program
@@ -35,7 +37,7 @@ from sage.runtime.reuse import Reuse
 from sage.runtime.stream import OpenStream, error_of, results_of
 from sage.runtime.together import Part, Stagger, asked_together, checked_stagger, feed_together
 from sage.scheduling.core import Scheduler
-from sage.scheduling.messages import EndpointJoined
+from sage.scheduling.messages import EndpointJoined, EndpointLeft
 from sage.scheduling.policy import parse_policy
 from sage.scheduling.views import Snapshot
 from sage.settings import Settings
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
     from sage.index.index import Index
     from sage.pipeline import Pipeline
+    from sage.runtime.ray_cluster import RayCluster
     from sage.runtime.telemetry import Telemetry
 
 __all__ = ["CURRENT", "RunResult", "Session"]
@@ -85,6 +88,8 @@ class Session:
         tenants: name -> what it may claim of shared engines, beside those of the settings; those not named count
             as equals.
         kind: what the manifests of its runs say they are; "simulated" where engines and clock are.
+        runtime: "local", or "ray" for workers and engines on the nodes of a Ray cluster; a
+            :class:`sage.runtime.ray_cluster.RayCluster` says which.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Session:
         telemetry: SpanExporter | None = None,
         tenants: Mapping[str, Any] | None = None,
         kind: Kind = "measured",
+        runtime: str | RayCluster = "local",
     ) -> None:
         base = settings if settings is not None else Settings.load()
         self._settings = replace(
@@ -122,6 +128,7 @@ class Session:
         self._clock = clock
         self._tenants = {**base.tenants, **tenants_from(tenants or {})}
         self._kind: Kind = kind
+        self._cluster = parse_runtime(runtime)
         self._programs: dict[int, Program] = {}  # by identity of the plan, which the program keeps alive
         self._feeds: set[asyncio.Task[None]] = set()
         self._single: Recorder | None = None  # the run that single calls belong to
@@ -133,10 +140,12 @@ class Session:
         if self._stack is not None:
             raise InputError("this session is open already; make a new Session for another scope")
         self._stack = AsyncExitStack()
+        self._runtime = await self._stack.enter_async_context(open_runtime(self._cluster, self._settings))
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         has_rates = any(tenant.tokens_per_s is not None for tenant in self._tenants.values())
         self._scheduler = Scheduler(self._policy, random.Random(self._seed), has_rates=has_rates)
-        self._endpoints = Endpoints(self._addresses, self._settings, self._group, self._joined)
+        slots = self._runtime.slots(self, self._group)
+        self._endpoints = Endpoints(self._addresses, self._runtime.opening, self._group, self, slots)
         self._reuse = Reuse(self._settings.cache_dir / "answers.sqlite")
         self._calls = Calls(self._scheduler, self._endpoints, self._reuse, self._clock, self._group)
         ledger = Ledger(self._clock)
@@ -411,7 +420,8 @@ class Session:
         program = self._programs.get(id(plan))
         if program is None:
             await self._open_pools(plan)
-            program = build_program(plan, _Context(plan, self._endpoints, self._index))
+            context = _Context(plan, self._endpoints, self._index)
+            program = build_program(plan, context, self._endpoints.slots.carrier)
             while len(self._programs) >= MAX_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
             self._programs[id(plan)] = program
@@ -424,7 +434,7 @@ class Session:
         faults = [
             Fault(None, f"unknown engine pool {pool!r}: {nearest(pool, known)}")
             for pool in plan.pools()
-            if pool not in known
+            if pool not in known and not is_cpu(pool)
         ]
         if faults:
             raise PipelineError(plan.name, faults)
@@ -476,8 +486,13 @@ class Session:
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"{name} is {value!r}, expected a whole number above 0")
 
-    def _joined(self, name: str, pool: str, limit: int) -> None:
+    def joined(self, name: str, pool: str, limit: int) -> None:
+        """An endpoint takes so many calls at once from now on. For runtimes."""
         self._calls.tell(EndpointJoined(name, pool, limit))
+
+    def left(self, name: str) -> None:
+        """An endpoint takes no further calls. For runtimes."""
+        self._calls.tell(EndpointLeft(name))
 
     def _finish(self, recorder: Recorder, status: Literal["complete", "partial", "failed"]) -> None:
         self._recorders.discard(recorder)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from sage.errors import InputError, nearest
 from sage.tenants import Tenant, tenants_from
 
-__all__ = ["Settings", "child_environment", "environment", "nearest_file"]
+__all__ = ["Settings", "changed_environment", "child_environment", "environment", "nearest_file"]
 
 FILE_NAME = "sage.toml"
 
@@ -41,6 +42,21 @@ def environment(name: str) -> str | None:
 def child_environment(**changes: str) -> dict[str, str]:
     """The environment for a program that SAGE starts: our own, with some variables changed."""
     return {**os.environ, **changes}
+
+
+@contextmanager
+def changed_environment(**changes: str) -> Iterator[None]:
+    """Some variables changed for as long as this lasts, for libraries that are told things in no other way."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

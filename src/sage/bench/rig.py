@@ -30,8 +30,9 @@ from sage.engines.emulated_profile import FixedTimes, Profile, load_profile
 from sage.engines.emulated_steps import Capacity
 from sage.errors import InputError, SageError
 from sage.events import RunEnded
+from sage.graph.shape import CPU_POOL
 from sage.index.index import Index
-from sage.runtime.endpoints import CPU_POOL, DEFAULT_ENGINES
+from sage.runtime.endpoints import DEFAULT_ENGINES
 from sage.runtime.manifest import Kind, Manifest, Status
 from sage.runtime.options import MAX_INFLIGHT
 from sage.runtime.runs import create_run, read_events

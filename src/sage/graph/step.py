@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from sage.errors import InputError
 from sage.graph.fields import Argument, Constant, Ref, parse_ref
+from sage.graph.shape import is_cpu
 
 if TYPE_CHECKING:
     from sage.graph.body import Body
@@ -70,7 +71,7 @@ class Step:
         """Give up an attempt after ``s`` seconds."""
         if not isinstance(s, int | float) or not s > 0:  # type: ignore[redundant-expr]  # a caller may not check types
             raise InputError(f"timeout(s={s!r}): expected seconds above 0")
-        if not (self.is_async or self.bodies) and self.pool in {None, "cpu"}:
+        if not (self.is_async or self.bodies) and (self.pool is None or is_cpu(self.pool)):
             raise InputError(
                 f"timeout(s={s}): Python cannot interrupt a plain function; make it async, or drop the timeout"
             )
@@ -116,7 +117,7 @@ class Step:
         """Keep its answers for equal inputs: for the session, or on disk for later ones (model calls only)."""
         if where not in {"memory", "disk"}:
             raise InputError(f"cache({where!r}): expected 'memory' or 'disk'")
-        if self.bodies or (where == "disk" and self.pool in {None, "cpu"}):
+        if self.bodies or (where == "disk" and (self.pool is None or is_cpu(self.pool))):
             raise InputError(f"cache({where!r}): a step made by {self.operator!r} cannot be kept there")
         return replace(self, reuse=where)
 

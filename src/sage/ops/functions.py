@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from sage.errors import InputError, nearest
 from sage.graph.fields import Argument, Constant, Ref, getter, scalar
 from sage.graph.plan import PlannedStep
+from sage.graph.shape import CPU_POOL, is_cpu, pool_of, shape_of
 from sage.graph.step import Step
 from sage.graph.types import signature_of
 from sage.graph.values import Record
@@ -38,6 +39,9 @@ def step(
     /,
     *,
     pool: str | None = None,
+    cpu: float | None = None,
+    gpu: float | None = None,
+    resources: Mapping[str, float] | None = None,
     max_concurrency: int | None = None,
     **arguments: Any,
 ) -> Step:
@@ -49,7 +53,11 @@ def step(
     Args:
         function: sync or async. Its annotations are checked against the steps it reads.
         pool: ``"cpu"`` runs a blocking or heavy function in worker threads (the interpreter's lock holds,
-            so only work that releases it runs at the same time). None: inline.
+            so only work that releases it runs at the same time); with ``runtime="ray"``, in worker processes on
+            the nodes, together with the plain functions beside it. None: inline.
+        cpu: CPUs that a worker of it takes, 1 if not said. This and the next two imply the pool.
+        gpu: GPUs that a worker of it takes; a fraction shares one.
+        resources: other resources of a Ray cluster that a worker of it takes, by name.
         max_concurrency: jobs of a session in this step at once; None: as many as there are.
         **arguments: bindings.
 
@@ -63,9 +71,13 @@ def step(
             raise InputError(
                 f"function {name_of(function)!r} has no parameter {name!r}: {nearest(name, parameters)}"
             )
+    if cpu is not None or gpu is not None or resources is not None:
+        if pool not in {None, CPU_POOL}:
+            raise InputError(f"cpu=, gpu= and resources= are for pool 'cpu', not for {pool!r}")
+        pool = pool_of(1 if cpu is None else cpu, gpu or 0, resources)
     if pool is not None and (signature.is_async or signature.is_stream):
         raise InputError(f"async function {name_of(function)!r} cannot run in pool {pool!r}; leave pool out")
-    if pool not in {None, "cpu"}:
+    if pool is not None and not is_cpu(pool):
         raise InputError(f"functions run in pool 'cpu' or inline, not in {pool!r}")
     pieces = tuple(name for name, parameter in parameters.items() if _is_stream(parameter.type))
     if pieces and not (signature.is_async or signature.is_stream):
@@ -160,13 +172,21 @@ def _lenient(
     return call
 
 
-def from_yaml(fn: str, *, pool: str | None = None, **arguments: Any) -> Step:
+def from_yaml(
+    fn: str,
+    *,
+    pool: str | None = None,
+    cpu: float | None = None,
+    gpu: float | None = None,
+    resources: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Step:
     """A registered function by its name, as YAML writes it.
 
     Raises:
         InputError: no function of that name is registered.
     """
-    return step(FUNCTIONS[fn], pool=pool, **arguments)
+    return step(FUNCTIONS[fn], pool=pool, cpu=cpu, gpu=gpu, resources=resources, **arguments)
 
 
 def _origin(function: Callable[..., Any]) -> tuple[str, str]:
@@ -193,9 +213,18 @@ def _given(step: Step) -> Mapping[str, Argument]:
             f"function {name!r} is not registered, and YAML names functions only; "
             "decorate a named function with sage.ops.register"
         )
-    said = {"fn": Constant(name)} | ({} if step.pool is None else {"pool": Constant(step.pool)})
+    said = {"fn": Constant(name), **_place(step.pool)}
     implied = {p.name: Ref(p.name) for p in signature_of(step.function).parameters if not p.has_default}
     return said | {key: a for key, a in step.arguments.items() if implied.get(key) != a}
+
+
+def _place(pool: str | None) -> dict[str, Argument]:
+    """What was said of where a function runs."""
+    if pool is None or pool == CPU_POOL:
+        return {} if pool is None else {"pool": Constant(pool)}
+    shape = dict(shape_of(pool))
+    said: dict[str, Argument] = {n: Constant(shape.pop(n)) for n in ("cpu", "gpu") if n in shape}
+    return said | ({"resources": Constant(shape)} if shape else {})
 
 
 OPERATORS["fn"] = Operator("fn", from_yaml, "fn", bind_function, _given)

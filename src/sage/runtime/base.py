@@ -12,6 +12,7 @@ from sage.graph.values import Record
 from sage.runtime.options import MAX_INFLIGHT, JobOptions, Progress
 
 if TYPE_CHECKING:
+    from sage.runtime.hops import Ahead
     from sage.runtime.pipe import Pipe
     from sage.runtime.program import Program
 
@@ -160,6 +161,8 @@ class Job:
     prefix: str = ""  # of its steps' names in events: where in the outer job this body runs
     is_step: bool = False  # a body that is one step, shown by the prefix alone
     pipes: dict[str, Pipe] = field(default_factory=dict)  # of steps whose pieces others read as they come
+    ahead: dict[str, Ahead] = field(default_factory=dict)  # steps that were done in a hop with an earlier one
+    parcels: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # large values with where they are kept
     path_after: tuple[str, ...] = ()  # endpoint-bound steps that follow in the jobs around it
 
     def shown(self, step: str) -> str:

@@ -27,11 +27,13 @@ from sage.ops.base import Compute, Embed, Generate
 from sage.runtime.base import Token
 from sage.runtime.endpoints import Endpoints
 from sage.runtime.pending import Pending, fault_of
+from sage.runtime.slots import Outcome
 from sage.scheduling.messages import Event, Start, TaskDone, TaskFailed
 
 __all__ = ["Dispatch"]
 
 DEFAULT_ATTEMPTS = 3  # R13
+LOST_ATTEMPTS = 8  # of a task whose worker keeps dying under it: then it is the task that kills
 
 NOTHING = Usage()
 
@@ -73,6 +75,9 @@ class Dispatch:
                 pending.first, pending.error = None, None
                 pending.pieces = pending.piece_tokens = ()
         node, request = together[0].node, together[0].request
+        if isinstance(node.work, Compute):
+            self._compute(together, endpoint)
+            return
         if isinstance(request, GenerateRequest) and node.planned.step.timeout_s is None:
             begin = self._begin_of(endpoint)
             if begin is not None:
@@ -97,6 +102,37 @@ class Dispatch:
         elif call is not None:
             call()
         self._settle_failed([pending], None)  # where the call never began, or goes on for others
+
+    def _compute(self, together: list[Pending], endpoint: str) -> None:
+        """Have a function called; it is stopped once nobody of these waits any more."""
+        jobs = [pending.job for pending in together]
+        stop = self._endpoints.slots.begin(
+            endpoint, together[0].node, jobs, partial(self._computed, together)
+        )
+        waiting = len(together)
+
+        def abort() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                stop()
+
+        for pending in together:
+            pending.call = abort
+
+    def _computed(self, together: list[Pending], outcomes: list[Outcome] | EngineError) -> None:
+        """A function was called. Nobody awaits this either."""
+        try:
+            if isinstance(outcomes, EngineError):
+                self._settle_failed(together, outcomes)
+                return
+            for pending, (value, error) in zip(together, outcomes, strict=True):
+                if error is None:
+                    self._settle_done(pending, value, NOTHING, batch=len(together))
+                else:
+                    self._settle_raised(pending, error)
+        except Exception as error:  # noqa: BLE001 - a broken scheduler must not leave jobs waiting for ever
+            self._broken(error)
 
     def _begin_of(self, endpoint: str) -> Begin | None:
         """How calls to an endpoint begin without a task; None: they need one."""
@@ -155,13 +191,6 @@ class Dispatch:
         work = pending.node.work
         if isinstance(work, Embed):
             await self._embed(together, endpoint)
-        elif isinstance(work, Compute):
-            try:
-                value = await self._endpoints.compute(endpoint, work.call, pending.job.record)
-            except Exception as error:  # noqa: BLE001 - the user's function failed, not the endpoint
-                self._settle_raised(pending, error)
-            else:
-                self._settle_done(pending, value, NOTHING)
         else:
             assert isinstance(work, Generate)
             assert isinstance(pending.request, GenerateRequest)
@@ -224,6 +253,8 @@ class Dispatch:
 
     def _settle_raised(self, pending: Pending, error: Exception) -> None:
         """The call itself went well, but what came of it is an error: no retry by the scheduler."""
+        if pending.call is None:  # abandoned while others of its batch went on
+            return
         pending.call = None
         self._log(pending, "failed", NOTHING, 1, error)
         self._tell(TaskDone(pending.id))
@@ -244,7 +275,9 @@ class Dispatch:
                     fault=error.fault,
                     retry_after_s=error.retry_after_s,
                     seen_tokens=pending.is_seen and pending.first is not None,
-                    attempts_allowed=pending.node.planned.step.attempts or DEFAULT_ATTEMPTS,
+                    attempts_allowed=LOST_ATTEMPTS
+                    if error.fault == "lost"
+                    else pending.node.planned.step.attempts or DEFAULT_ATTEMPTS,
                 )
             else:
                 told = TaskFailed(pending.id)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from sage.engines.base import Engine, EngineInfo, open_engine
+from sage.engines.base import Engine, EngineInfo
 from sage.errors import InputError, nearest
-from sage.graph.values import Record
-from sage.settings import Settings
+from sage.graph.shape import CPU_POOL, is_cpu
+from sage.runtime.slots import Membership, Slots
 
 __all__ = ["DEFAULT_ENGINES", "Endpoints"]
 
@@ -22,7 +19,8 @@ DEFAULT_ENGINES: Mapping[str, str] = {
     "embedder": "bert:all-minilm-l6-v2",
 }
 
-CPU_POOL = "cpu"
+#: What opens an address: one engine, or one for each of the places it is to be at.
+Opening = Callable[[str], Sequence[AbstractAsyncContextManager[Engine]]]
 
 
 class Endpoints:
@@ -33,39 +31,43 @@ class Endpoints:
 
     Args:
         addresses: pool -> engine addresses; several make one pool of several endpoints.
-        settings: where models are kept.
+        opening: opens an address.
         group: owns the tasks that hold engines open.
-        joined: told (endpoint, pool, limit) when an endpoint can take calls.
+        members: told when an endpoint can take calls.
+        slots: carry out the functions of the cpu pools.
     """
 
     def __init__(
         self,
         addresses: Mapping[str, str | tuple[str, ...] | Engine],
-        settings: Settings,
+        opening: Opening,
         group: asyncio.TaskGroup,
-        joined: Callable[[str, str, int], None],
+        members: Membership,
+        slots: Slots,
     ) -> None:
         self._addresses = {**DEFAULT_ENGINES, **addresses}
-        self._settings = settings
+        self._opening_of = opening
         self._group = group
-        self._joined = joined
+        self._members = members
+        self.slots = slots
         self._engines: dict[str, Engine] = {}
         self._pools: dict[str, list[str]] = {}
         self._opening = asyncio.Lock()  # protects _pools: a pool is opened once
         self._closing = asyncio.Event()
-        self._threads: ThreadPoolExecutor | None = None
-        self._cpu_limit = os.cpu_count() or 1
 
     @property
     def pools(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the endpoints that are open, by pool."""
-        return {pool: tuple(names) for pool, names in self._pools.items()}
+        engines = {pool: tuple(names) for pool, names in self._pools.items()}
+        return engines | {pool: tuple(limits) for pool, limits in self.slots.limits.items()}
 
     @property
     def limits(self) -> Mapping[str, int]:
         """Calls at once that each open endpoint takes."""
-        engines = {name: engine.info.limit for name, engine in self._engines.items()}
-        return engines | ({CPU_POOL: self._cpu_limit} if self._threads is not None else {})
+        found = {name: engine.info.limit for name, engine in self._engines.items()}
+        for limits in self.slots.limits.values():
+            found |= limits
+        return found
 
     def known_pools(self) -> tuple[str, ...]:
         """Every pool a step may name."""
@@ -79,12 +81,6 @@ class Endpoints:
         """What is known of a pool's engines; they are interchangeable, so the first one's."""
         return self._engines[self._pools[pool][0]].info
 
-    async def compute(self, endpoint: str, call: Callable[[Record], Any], record: Record) -> Any:
-        """Run a blocking function in a worker thread of the cpu pool."""
-        assert endpoint == CPU_POOL
-        assert self._threads is not None
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, record)
-
     async def open(self, pool: str) -> None:
         """Make a pool ready; no work if it is.
 
@@ -95,34 +91,30 @@ class Endpoints:
         async with self._opening:
             if pool in self._pools:
                 return
-            if pool == CPU_POOL:
-                self._open_cpu()
+            if is_cpu(pool):
+                await self.slots.open(pool)
                 return
             if pool not in self._addresses:
                 raise InputError(f"unknown engine pool {pool!r}: {nearest(pool, self.known_pools())}")
             said = self._addresses[pool]
-            names = [
-                await self._open_one(address) for address in (said if isinstance(said, tuple) else (said,))
+            openers = [
+                opener
+                for one in (said if isinstance(said, tuple) else (said,))
+                for opener in (self._opening_of(one) if isinstance(one, str) else (_given(one),))
             ]
+            names = [await self._open_one(opener) for opener in openers]
             self._pools[pool] = names
             for name in names:
-                self._joined(name, pool, self._engines[name].info.limit)
+                self._members.joined(name, pool, self._engines[name].info.limit)
 
     async def close(self) -> None:
         """Let go of every engine; returns at once, the group waits for them."""
         self._closing.set()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        await self.slots.close()
 
-    def _open_cpu(self) -> None:
-        limit = self._cpu_limit
-        self._threads = ThreadPoolExecutor(limit, thread_name_prefix="sage-cpu")
-        self._pools[CPU_POOL] = [CPU_POOL]
-        self._joined(CPU_POOL, CPU_POOL, limit)
-
-    async def _open_one(self, said: str | Engine) -> str:
+    async def _open_one(self, opener: AbstractAsyncContextManager[Engine]) -> str:
         opened: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
-        self._group.create_task(self._hold(said, opened))
+        self._group.create_task(self._hold(opener, opened))
         engine = await opened
         name = engine.info.address
         copies = sum(other == name or other.startswith(f"{name}#") for other in self._engines)
@@ -131,10 +123,12 @@ class Endpoints:
         self._engines[name] = engine
         return name
 
-    async def _hold(self, said: str | Engine, opened: asyncio.Future[Engine]) -> None:
+    async def _hold(
+        self, opener: AbstractAsyncContextManager[Engine], opened: asyncio.Future[Engine]
+    ) -> None:
         """Open an engine, keep it until the session closes, close it."""
         try:
-            async with open_engine(said, self._settings) if isinstance(said, str) else _given(said) as engine:
+            async with opener as engine:
                 if not opened.cancelled():
                     opened.set_result(engine)
                     await self._closing.wait()

@@ -55,6 +55,7 @@ class RunArguments(ManyArguments, total=False):
     indexes: Mapping[str, Any]  # name -> folder or open Index
     policy: str
     tenants: Mapping[str, Any]  # name -> Tenant, or a table of its settings
+    runtime: Any  # "local", "ray", or a RayCluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

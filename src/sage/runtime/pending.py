@@ -91,7 +91,13 @@ def view_of(pending: Pending) -> TaskView:
         kind = "embed"
         chars = sum(map(len, request))
         batch_key = step.pool if step.batch is None else f"{step.pool}/{step.batch}"
-    batch = step.batch
+    batch = (
+        None
+        if step.batch is None
+        else BatchLimits(step.batch.max_items, max_wait_s=step.batch.max_wait_ms / 1000)
+    )
+    if node.hop is not None:
+        batch_key, batch = node.hop.company()
     return TaskView(  # by position: naming eighteen fields takes longer than all the rest
         pending.id,
         job.id,
@@ -108,7 +114,7 @@ def view_of(pending: Pending) -> TaskView:
         max_out,
         batch_key,
         node.remaining_steps + len(job.path_after),
-        None if batch is None else BatchLimits(batch.max_items, max_wait_s=batch.max_wait_ms / 1000),
+        batch,
         node.path + job.path_after,
         prefix_key,
     )

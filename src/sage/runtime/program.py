@@ -11,7 +11,7 @@ import inspect
 import itertools
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sage.errors import EngineError, Fault, InputError, PipelineError, StepError
@@ -21,6 +21,7 @@ from sage.graph.plan import Plan, PlannedStep, check_record
 from sage.graph.step import Step
 from sage.graph.values import Record
 from sage.ops.base import OPERATORS, Composite, Compute, Context, Embed, Generate, Inline, Work
+from sage.runtime.hops import Carrier, Hop, hops_of
 from sage.runtime.reuse import remembering
 
 __all__ = ["FALLBACK", "Node", "Program", "build_program"]
@@ -53,6 +54,7 @@ class Node:
     instead: Constant | None  # its value if it fails
     otherwise: Program | None  # what is run if it fails
     gate: asyncio.Semaphore | None  # how many jobs at once; protects nothing else
+    hop: Hop | None = None  # what is done with it, where functions of the cpu pool run elsewhere
 
     @property
     def is_plain(self) -> bool:
@@ -116,8 +118,13 @@ class Program:
         return keep
 
 
-def build_program(plan: Plan, context: Context) -> Program:
+def build_program(plan: Plan, context: Context, carrier: Carrier | None = None) -> Program:
     """Bind every step of a plan.
+
+    Args:
+        plan: what is to be run.
+        context: the session's engines and indexes.
+        carrier: brings the functions of the cpu pool elsewhere; None: they run in this process.
 
     Raises:
         PipelineError: with everything this session cannot do for it.
@@ -128,18 +135,19 @@ def build_program(plan: Plan, context: Context) -> Program:
     for planned in plan.steps:
         try:
             bodies[planned.name] = {
-                label: build_program(body.plan, context.within(body.plan))
+                label: build_program(body.plan, context.within(body.plan), carrier)
                 for label, body in _labelled(planned.step)
             }
             works[planned.name] = OPERATORS[planned.step.operator].bind(planned, context)
-            faults += _limits(planned, works[planned.name])
+            faults += _limits(planned, works[planned.name], carrier)
         except InputError as error:
             faults.append(Fault(planned.name, str(error)))
         except PipelineError as error:
             faults += [Fault(planned.name, f"in {error.pipeline!r}: {fault}") for fault in error.faults]
     if faults:
         raise PipelineError(plan.name, faults)
-    program = _assemble(plan, works, bodies)
+    hops = {} if carrier is None else hops_of(plan, works, carrier)
+    program = _assemble(plan, works, bodies, hops)
     faults = [fault for node in program.nodes for fault in _fit_faults(program, node)]
     if faults:
         raise PipelineError(plan.name, faults)
@@ -159,7 +167,13 @@ def _labelled(step: Step) -> list[tuple[str, Body]]:
     return [*step.bodies.items(), *otherwise]
 
 
-def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mapping[str, Program]]) -> Program:
+def _assemble(
+    plan: Plan,
+    works: Mapping[str, Work],
+    bodies: Mapping[str, Mapping[str, Program]],
+    hops: Mapping[str, Hop],
+) -> Program:
+    works = {**works, **{name: Compute(hop.calls[0]) for name, hop in hops.items()}}
     place = {planned.name: number for number, planned in enumerate(plan.steps)}
     readers: dict[str, list[int]] = {planned.name: [] for planned in plan.steps}
     live: dict[str, list[int]] = {planned.name: [] for planned in plan.steps}
@@ -181,6 +195,7 @@ def _assemble(plan: Plan, works: Mapping[str, Work], bodies: Mapping[str, Mappin
             tuple(live[planned.name]),
             ahead[planned.name],
             len(_own_path(plan, planned, works[planned.name], bodies[planned.name])),
+            hops.get(planned.name),
         )
         for number, planned in enumerate(plan.steps)
     )
@@ -208,7 +223,10 @@ def _node(
     live_readers: tuple[int, ...],
     path: tuple[str, ...],
     own_steps: int,
+    hop: Hop | None,
 ) -> Node:
+    if hop is not None and planned.step.pool is None:  # a plain function that leads a hop
+        planned = replace(planned, step=replace(planned.step, pool=hop.pool))
     call = work.call if isinstance(work, Inline) else None
     awaits = not isinstance(work, Inline) or work.is_async
     if call is not None and planned.step.reuse is not None:
@@ -242,6 +260,7 @@ def _node(
         gate=None
         if planned.step.max_concurrency is None
         else asyncio.Semaphore(planned.step.max_concurrency),
+        hop=hop,
     )
 
 
@@ -272,8 +291,12 @@ def _is_chain(plan: Plan, awaiting: list[str]) -> bool:
     return all(earlier in plan.ancestors(later) for earlier, later in itertools.pairwise(awaiting))
 
 
-def _limits(planned: PlannedStep, work: Work) -> list[Fault]:
+def _limits(planned: PlannedStep, work: Work, carrier: Carrier | None) -> list[Fault]:
     step = planned.step
+    if carrier is not None and isinstance(work, Compute):
+        why = carrier.check(work.call)
+        if why is not None:
+            return [Fault(planned.name, f"its function cannot be sent to a worker: {why}")]
     if (
         step.function is not None
         and step.gives_pieces is not None

@@ -50,6 +50,9 @@ class Steps:
         values, stamps, clock = job.record, job.stamps, self._clock
         for node in job.program.nodes:
             job.at = node.name
+            if job.ahead and node.name in job.ahead:
+                values[node.name] = self._carried(job, node)
+                continue
             ready = clock() if stamps is not None else 0.0
             if node.is_one_call:
                 values[node.name] = await self._calls.make(job, node)
@@ -60,7 +63,21 @@ class Steps:
             else:
                 values[node.name] = node.call(values)
             if stamps is not None:
-                self._stamp(job, node, ready, clock())
+                self._stamp(job, node, ready, clock() if node.hop is None else self._done_at(job, node))
+
+    def _carried(self, job: Job, node: Node) -> Any:
+        """The value of a step that was done in a hop with an earlier one; its times are kept."""
+        ahead = job.ahead.pop(node.name)
+        if ahead.error is not None:
+            raise ahead.error
+        if job.stamps is not None:
+            job.stamps[2 * node.index] = ahead.ready - job.run.began
+            job.stamps[2 * node.index + 1] = ahead.done - job.run.began
+        return ahead.value
+
+    def _done_at(self, job: Job, node: Node) -> float:
+        """When a step was done that led a hop; those that went with it follow from there."""
+        return job.ahead.pop(node.name).done if node.name in job.ahead else self._clock()
 
     def _stamp(self, job: Job, node: Node, ready: float, done: float) -> None:
         """Keep a step's times, and say so if it held everything else up."""
@@ -111,8 +128,11 @@ class Steps:
         ready = self._clock()
         if job.listen is not None:
             job.listen(StepStarted(job.shown(node.name)))
+        carried = job.ahead.get(node.name)
         try:
-            if node.gate is not None:
+            if carried is not None:
+                value = self._carried(job, node)
+            elif node.gate is not None:
                 async with node.gate:
                     value = await self._value(job, node)
             elif node.call is not None and not node.awaits and node.condition is None:
@@ -129,8 +149,11 @@ class Steps:
         job.record[node.name] = value
         if node.live_readers:
             job.pipes[node.name].end(value)
-        done = self._clock()
-        self._stamp(job, node, ready, done)
+        if carried is None:
+            done = self._clock() if node.hop is None else self._done_at(job, node)
+            self._stamp(job, node, ready, done)
+        else:
+            ready, done = carried.ready, carried.done
         if job.listen is not None:
             job.listen(StepDone(job.shown(node.name), value, done - ready))
 

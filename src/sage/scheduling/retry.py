@@ -15,11 +15,13 @@ __all__ = ["BACKOFF_S", "MAX_BACKOFF_S", "RESERVE", "RETRYABLE", "UNSERVED", "Bu
 #: Faults after which the same call may succeed. A stream that stalled or was broken belongs to them as long as
 #: no consumer saw its tokens: then it is restarted.
 RETRYABLE: frozenset[EngineFault] = frozenset(
-    {"unreachable", "timeout", "overloaded", "failed", "stalled", "garbled"}
+    {"unreachable", "timeout", "overloaded", "failed", "stalled", "garbled", "lost"}
 )
 
 #: Faults of calls that the engine did no work for: they cost their tenant nothing.
-UNSERVED: frozenset[EngineFault | None] = frozenset({"unreachable", "overloaded", "refused", "too_long"})
+UNSERVED: frozenset[EngineFault | None] = frozenset(
+    {"unreachable", "overloaded", "refused", "too_long", "lost"}
+)
 
 BACKOFF_S = 0.25  # longest wait after the first failure; doubled by each further one
 MAX_BACKOFF_S = 20.0
@@ -85,13 +87,20 @@ class Retries:
             return "its tokens were seen already"
         if attempt >= failed.attempts_allowed:
             return "its only attempt is used" if attempt == 1 else f"all {attempt} attempts are used"
+        if failed.fault == "lost":  # says nothing of the load, and the endpoint has left: no budget guards it
+            return None
         if not paid and (self._budget.is_spent or endpoint.is_spent):
             whose = "" if self._budget.is_spent else " of this endpoint"
             return f"the retry budget{whose}, {self._share:.0%} of calls, is spent"
         return None
 
     def next_call(self, failed: TaskFailed, attempt: int, endpoint: Budget, now: float) -> float:
-        """Charge the budgets, and say when the call is made again: not before the engine asked for it."""
+        """Charge the budgets, and say when the call is made again: not before the engine asked for it.
+
+        At once where the worker was lost: another one takes over.
+        """
+        if failed.fault == "lost":
+            return now
         self._budget.take()
         endpoint.take()
         delay_s = self._rng.uniform(0.0, min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** (attempt - 1)))

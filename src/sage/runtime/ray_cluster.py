@@ -1,0 +1,320 @@
+"""A Ray cluster: which one is meant, how one is started on this machine, and what can be seen of its nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from sage.engines.cpus import usable_cpus
+from sage.errors import InputError, SetupError
+from sage.settings import changed_environment
+
+__all__ = ["Connection", "Host", "NodeFacts", "RayCluster", "connected", "nodes_of", "require_ray"]
+
+LOCAL = "local"
+AUTO = "auto"
+STOP_S = 20.0  # how long a cluster that was started here may take to end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayCluster:
+    """Which Ray cluster a session uses, and how.
+
+    Attributes:
+        address: ``"local"`` starts a cluster on this machine, for the session alone; ``"auto"`` means the one this
+            machine is part of; anything else is the address of a head node, ``ray://HOST:10001`` among them.
+        nodes: of a cluster that is started, how many.
+        cpus: of a cluster that is started, the CPUs of each node; None: this machine's.
+        workers: processes a node and pool; None: as many as the node has CPUs free for.
+        slots: functions at once in one worker. They share a Python interpreter: more than one is worth it
+            for functions that wait or compute outside it.
+        credits: calls that are sent to a worker ahead of its free slots, so that it never waits for the next.
+
+    Raises:
+        InputError: an option out of its range, or one that does not fit the address.
+    """
+
+    address: str = LOCAL
+    nodes: int | None = None
+    cpus: int | None = None
+    workers: int | None = None
+    slots: int = 1
+    credits: int = 2
+
+    def __post_init__(self) -> None:
+        counts = {"nodes": self.nodes, "cpus": self.cpus, "workers": self.workers, "slots": self.slots}
+        for name, count in counts.items():
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):  # type: ignore[redundant-expr]  # a caller may not check types
+                raise InputError(f"{name} is {count!r}, expected a whole number above 0")
+        if isinstance(self.credits, bool) or not isinstance(self.credits, int) or self.credits < 0:  # type: ignore[redundant-expr]  # as above
+            raise InputError(f"credits is {self.credits!r}, expected a whole number from 0 up")
+        if not isinstance(self.address, str) or not self.address.strip():  # type: ignore[redundant-expr]  # as above
+            raise InputError(f"address is {self.address!r}, expected 'local', 'auto' or an address")
+        if self.address != LOCAL and (self.nodes is not None or self.cpus is not None):
+            raise InputError(
+                f"nodes and cpus are of a cluster that is started here, but {self.address!r} is one that runs already"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """One node that is alive."""
+
+    id: str
+    address: str
+    total: Mapping[str, float]  # resources by our names: cpu, gpu, and those with a name of their own
+    free: Mapping[str, float]
+
+    def room_for(self, shape: Mapping[str, float]) -> int:
+        """How many workers of a shape could start on it now; a shape that takes nothing fits once."""
+        asked = {name: amount for name, amount in shape.items() if amount}
+        return min((int(self.free.get(name, 0) // amount) for name, amount in asked.items()), default=1)
+
+
+def require_ray() -> Any:
+    """The module ``ray``, imported on first use.
+
+    Raises:
+        SetupError: it is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise SetupError(
+            "the runtime 'ray' needs the package ray, which is not installed; pip install \"sage-dataflow[ray]\""
+        )
+    import ray
+
+    return ray
+
+
+@dataclass(slots=True)
+class Connection:
+    """This process's connection to a cluster; Ray has one a process, so sessions share it."""
+
+    ray: Any
+    cluster: RayCluster  # as it was asked for
+    started: contextlib.ExitStack | None = None  # ends the cluster, if it was started here
+    host: Host | None = None  # holds it then
+    is_ours: bool = True  # False: the user had connected already
+    users: int = 0
+
+
+_lock = threading.Lock()  # protects _current: sessions may open on several threads
+_current: list[Connection] = []
+
+
+@contextlib.contextmanager
+def connected(cluster: RayCluster) -> Iterator[Connection]:
+    """Be connected to a cluster, started first if need be. Blocks for seconds; sessions at one time share it.
+
+    Raises:
+        SetupError: Ray is not installed, the cluster does not answer or does not start.
+        InputError: this process is connected to another cluster.
+    """
+    with _lock:
+        connection = _joined(cluster) or _connect(cluster)
+        connection.users += 1
+    try:
+        yield connection
+    finally:
+        with _lock:
+            connection.users -= 1
+            if connection.users == 0:
+                _current.remove(connection)
+                _disconnect(connection)
+
+
+def _joined(cluster: RayCluster) -> Connection | None:
+    """The connection that is there, if it will do."""
+    if not _current:
+        return None
+    connection = _current[0]
+    here = connection.cluster
+    if (cluster.address, cluster.nodes, cluster.cpus) == (here.address, here.nodes, here.cpus):
+        return connection
+    raise InputError(
+        f"this process is connected to Ray cluster {here.address!r}, and Ray has one a process; "
+        f"close the session that uses it before opening one for {cluster.address!r}"
+    )
+
+
+def _connect(cluster: RayCluster) -> Connection:
+    if cluster.address == LOCAL:
+        connection = _start(cluster)
+    else:
+        ray = require_ray()
+        if ray.is_initialized():
+            connection = Connection(ray, cluster, is_ours=False)
+        else:
+            _init(ray, cluster.address)
+            connection = Connection(ray, cluster)
+    _current.append(connection)
+    return connection
+
+
+def _init(ray: Any, address: str, **options: Any) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SetupError(
+            f"no Ray cluster can be reached at {address!r}: {said}; is it running, and does this machine have "
+            "its token? `ray start --head` starts one, and address 'local' one for this run alone"
+        ) from error
+
+
+def _start(cluster: RayCluster) -> Connection:
+    """A cluster on this machine that listens on the loopback address only and asks for a token."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(changed_environment(**_private_to_us()))
+        ray = require_ray()  # which reads some of that when it is imported
+        if ray.is_initialized():
+            raise InputError(
+                "this process is connected to a Ray cluster already; "
+                "give runtime=RayCluster(address='auto') to use it"
+            )
+        host = stack.enter_context(Host())
+        for _ in range(cluster.nodes or 1):
+            host.add(cluster.cpus if cluster.cpus is not None else usable_cpus())
+        _connect_to(ray, host, stack)
+        return Connection(ray, cluster, started=stack.pop_all(), host=host)
+
+
+def _connect_to(ray: Any, host: Host, stack: contextlib.ExitStack) -> None:
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = (
+        False  # 127.0.0.1 is then taken as said; the nodes are told by environment
+    )
+    stack.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", before)
+    _init(ray, host.address, _node_ip_address="127.0.0.1")
+    stack.callback(ray.shutdown)
+
+
+#: Of the clusters that this process starts. One for all, since Ray reads it once a process.
+_TOKEN = secrets.token_hex(32)
+
+
+def _private_to_us() -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": _TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+
+
+class Host:
+    """A process of its own that holds the nodes of a cluster; see ``sage.runtime.ray_host``. Blocks.
+
+    It ends when this process does, whatever ended it, since its standard input ends then.
+    """
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.nodes: list[str] = []  # ids, in the order they were added
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sage.runtime.ray_host"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a Ctrl-C is for us
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def add(self, cpus: int, resources: Mapping[str, float] | None = None) -> str:
+        """Add a node; its id.
+
+        Raises:
+            SetupError: it does not start.
+        """
+        answer = self._tell(f"add {cpus} {json.dumps(dict(resources or {}))}")
+        self.address = answer["address"]
+        self.nodes.append(answer["node"])
+        return answer["node"]
+
+    def kill(self, node: str) -> None:
+        """End a node's processes at once, as if its machine had failed."""
+        self._tell(f"kill {node}")
+        self.nodes.remove(node)
+
+    def _tell(self, command: str) -> dict[str, str]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(command + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except OSError:
+            answer = ""
+        if not answer:
+            raise SetupError(f"no Ray cluster can be started on this machine: {self._last_words()}")
+        said: dict[str, str] = json.loads(answer)
+        return said
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_S)
+        if self._process.poll() is None or self._process.stderr is None:
+            return "it does not answer"
+        lines = self._process.stderr.read().strip().splitlines()
+        return lines[-1] if lines else f"it ended with {self._process.returncode}"
+
+
+def _disconnect(connection: Connection) -> None:
+    if connection.started is not None:
+        connection.started.close()
+    elif connection.is_ours:
+        connection.ray.shutdown()
+
+
+def nodes_of(connection: Connection) -> list[NodeFacts]:
+    """The nodes that are alive, in the order of their ids. Blocks for some milliseconds."""
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]  # Ray's
+    return sorted(
+        (
+            NodeFacts(
+                id=node["NodeID"],
+                address=node["NodeManagerAddress"],
+                total=_named(node["Resources"]),
+                free=_named(free.get(node["NodeID"], {})),
+            )
+            for node in connection.ray.nodes()
+            if node["Alive"]
+        ),
+        key=lambda node: node.id,
+    )
+
+
+def _named(resources: Mapping[str, float]) -> dict[str, float]:
+    """Resources by our names; those that Ray keeps for itself are left out."""
+    return {
+        {"CPU": "cpu", "GPU": "gpu"}.get(name, name): amount
+        for name, amount in resources.items()
+        if not name.startswith("node:") and name != "object_store_memory"
+    }
