@@ -19,6 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from sage.runtime.ray_cluster import RayCluster, connected
 from sage.settings import VARIABLES, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +161,25 @@ def no_thread_is_left() -> Iterator[None]:
         thread.join(GRACE_S / len(left))
     names = sorted(thread.name for thread in left if thread.is_alive())
     assert not names, f"the test left threads running: {', '.join(names)}"
+
+
+# ---- a real Ray cluster
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """A cluster of two nodes with one CPU each on this machine, for sessions of all tests to share."""
+    pytest.importorskip("ray", reason="the package ray is not installed")
+    cluster = RayCluster(nodes=2, cpus=1)
+    with connected(cluster):
+        yield cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process, and those on Ray all in one, for they share a cluster."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") is not None else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 # ---- a real vLLM

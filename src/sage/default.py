@@ -30,7 +30,7 @@ __all__ = ["call_blocking", "events_anywhere", "run_all", "run_anywhere", "run_b
 
 
 #: Arguments of a run that only a session of its own can have.
-OWN = ("engines", "indexes", "policy", "tenants")
+OWN = ("engines", "indexes", "policy", "tenants", "runtime")
 
 
 def _before_executors_end(close: Callable[[], None]) -> None:

@@ -17,7 +17,8 @@ Flow = Callable[..., list[Any]]
 
 def in_a_session(pipeline: Pipeline, records: Iterable[Any], **arguments: Any) -> list[Any]:
     """One session on a loop of its own; results streamed in order."""
-    session = {name: arguments.pop(name) for name in ("engines", "indexes", "policy") if name in arguments}
+    own = ("engines", "indexes", "policy", "runtime")
+    session = {name: arguments.pop(name) for name in own if name in arguments}
 
     async def main() -> list[Any]:
         async with Session(**session) as opened:
@@ -77,7 +78,15 @@ FLOWS: dict[str, Flow] = {
 }
 
 
-@pytest.fixture(params=FLOWS)
+@pytest.fixture(params=[*FLOWS, pytest.param("ray", marks=pytest.mark.ray)])
 def flow(request: pytest.FixtureRequest) -> Flow:
     """A way to run records through a pipeline."""
-    return FLOWS[request.param]
+    if request.param != "ray":
+        return FLOWS[request.param]
+    cluster = request.getfixturevalue("ray_cluster")
+
+    def on_ray(pipeline: Pipeline, records: Iterable[Any], **arguments: Any) -> list[Any]:
+        """A session whose functions of the cpu pool run in workers on the nodes of a cluster."""
+        return in_a_session(pipeline, records, runtime=cluster, **arguments)
+
+    return on_ray

@@ -162,8 +162,16 @@ class Job:
     is_step: bool = False  # a body that is one step, shown by the prefix alone
     pipes: dict[str, Pipe] = field(default_factory=dict)  # of steps whose pieces others read as they come
     ahead: dict[str, Ahead] = field(default_factory=dict)  # steps that were done in a hop with an earlier one
+    through: int = (
+        -1
+    )  # of a chain: all steps up to this place in the plan are done, their values in the record
     parcels: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # large values with where they are kept
     path_after: tuple[str, ...] = ()  # endpoint-bound steps that follow in the jobs around it
+
+    @property
+    def goes_straight(self) -> bool:
+        """Whether its steps run one after the other, nobody is told, and a failure is its own."""
+        return self.listen is None and self.program.is_chain and self.program.is_plain
 
     def shown(self, step: str) -> str:
         """A step's name in events: with the path to the body it is in, such as ``summaries[3].answer``."""

@@ -64,6 +64,7 @@ class Calls:
         self._tell_broken: list[Callable[[PolicyError], None]] = []
         self._models: dict[str, str] = {}  # pool -> what answers there
         self._pending: dict[int, Pending] = {}
+        self._gathered: list[Pending] = []  # ready in this turn of the loop; the scheduler does not know yet
         self._leading: dict[Hashable, Pending] = {}  # what others may join, by what is asked
         self._carry_out: dict[type[Command], Callable[[Any], None]] = {
             Start: self._start,
@@ -178,7 +179,10 @@ class Calls:
         if key is not None:
             self._leading[key] = pending
         try:
-            self.tell(TaskReady(view_of(pending)))
+            if node.hop is not None and node.hop.is_short:
+                self._gather(pending)
+            else:
+                self.tell(TaskReady(view_of(pending)))
             return await answer
         except asyncio.CancelledError:
             if answer.cancelled() or not answer.done():
@@ -200,6 +204,22 @@ class Calls:
             except asyncio.CancelledError:
                 if not leader.answer.cancelled():  # it is this caller who was cancelled
                     raise
+
+    def _gather(self, pending: Pending) -> None:
+        """Tell the scheduler at the end of this turn of the loop: what else is ready by then may go along."""
+        if not self._gathered:
+            self._loop.call_soon(self._tell_gathered)
+        self._gathered.append(pending)
+
+    def _tell_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        left = len(gathered)
+        try:
+            for pending in gathered:
+                left -= 1
+                self.tell(TaskReady(view_of(pending), more=left > 0))
+        except Exception as error:  # noqa: BLE001 - a broken scheduler must not leave jobs waiting for ever
+            self._broken(error)
 
     def _model(self, node: Node) -> str:
         """What answers, as far as it decides the answer."""
@@ -225,7 +245,9 @@ class Calls:
 
     async def _abandon(self, pending: Pending) -> None:
         """Nobody waits for this task any more: drop it from the queue, or abort its call."""
-        if pending.call is None:
+        if pending in self._gathered:
+            self._gathered.remove(pending)
+        elif pending.call is None:
             self.tell(TaskDropped(pending.id))
         else:
             await self._dispatch.abort(pending)

@@ -40,21 +40,22 @@ class Hop:
     steps: tuple[str, ...]  # in the order they run; the first leads
     calls: tuple[Callable[[Record], Any], ...]
     needs: tuple[str, ...]  # fields it reads, as far as the record has them
+    last: int | None  # place in the plan of its last step, if all steps from the first to it are the hop's
     took_s: float | None = None  # about the longest that a record took lately
+    is_short: bool = False  # a call for one record would cost more than the record
+    #: Which tasks may share its call, and how many: as many as take about ``BATCH_S`` together. Each goes alone
+    #: until it is known how long one takes.
+    company: tuple[str | None, BatchLimits | None] = (None, None)
 
     def learn(self, longest_s: float) -> None:
         """Take in the longest that a record of a call took."""
-        self.took_s = max(longest_s, FORGET * (self.took_s or 0.0))
-
-    def company(self) -> tuple[str | None, BatchLimits | None]:
-        """Which tasks may share its call, and how many: as many as take about ``BATCH_S`` together.
-
-        Each goes alone until it is known how long one takes.
-        """
-        if self.took_s is None or self.took_s > BATCH_S / 2:
-            return None, None
-        items = 1 << min(MAX_BATCH, int(BATCH_S / max(self.took_s, 1e-6))).bit_length() - 1
-        return f"hop {self.id}/{items}", BatchLimits(items)
+        took_s = self.took_s = max(longest_s, FORGET * (self.took_s or 0.0), 1e-6)
+        self.is_short = took_s <= BATCH_S / 2
+        items = 1 << min(MAX_BATCH, int(BATCH_S / took_s)).bit_length() - 1 if self.is_short else 1
+        if items > 1 and (self.company[1] is None or self.company[1].max_items != items):
+            self.company = f"hop {self.id}/{items}", BatchLimits(items)
+        elif items == 1:
+            self.company = None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def hops_of(plan: Plan, works: Mapping[str, Work], carrier: Carrier) -> dict[str
         if pool is None:
             continue
         led |= {member.name for member in members}
-        found[planned.name] = _hop(members, pool, works)
+        found[planned.name] = _hop(plan, members, pool, works)
     return found
 
 
@@ -162,7 +163,7 @@ def _pool(members: list[PlannedStep]) -> str | None:
     return next((member.step.pool for member in members if member.step.pool is not None), None)
 
 
-def _hop(members: list[PlannedStep], pool: str, works: Mapping[str, Work]) -> Hop:
+def _hop(plan: Plan, members: list[PlannedStep], pool: str, works: Mapping[str, Work]) -> Hop:
     made: set[str] = set()
     needs: dict[str, None] = {}
     calls = []
@@ -173,4 +174,7 @@ def _hop(members: list[PlannedStep], pool: str, works: Mapping[str, Work]) -> Ho
         needs |= {name: None for name in member.needs if name not in made}
         made.add(member.name)
     assert pool.startswith(CPU_POOL)
-    return Hop(next(_ids), pool, tuple(member.name for member in members), tuple(calls), tuple(needs))
+    first = plan.steps.index(members[0])
+    in_a_row = list(plan.steps[first : first + len(members)]) == members
+    last = first + len(members) - 1 if in_a_row else None
+    return Hop(next(_ids), pool, tuple(member.name for member in members), tuple(calls), tuple(needs), last)

@@ -97,7 +97,7 @@ def view_of(pending: Pending) -> TaskView:
         else BatchLimits(step.batch.max_items, max_wait_s=step.batch.max_wait_ms / 1000)
     )
     if node.hop is not None:
-        batch_key, batch = node.hop.company()
+        batch_key, batch = node.hop.company
     return TaskView(  # by position: naming eighteen fields takes longer than all the rest
         pending.id,
         job.id,

@@ -173,8 +173,10 @@ def _init(ray: Any, address: str, **options: Any) -> None:
 def _start(cluster: RayCluster) -> Connection:
     """A cluster on this machine that listens on the loopback address only and asks for a token."""
     with contextlib.ExitStack() as stack:
+        stack.callback(_read_anew)
         stack.enter_context(changed_environment(**_private_to_us()))
-        ray = require_ray()  # which reads some of that when it is imported
+        ray = require_ray()
+        _read_anew()
         if ray.is_initialized():
             raise InputError(
                 "this process is connected to a Ray cluster already; "
@@ -185,6 +187,14 @@ def _start(cluster: RayCluster) -> Connection:
             host.add(cluster.cpus if cluster.cpus is not None else usable_cpus())
         _connect_to(ray, host, stack)
         return Connection(ray, cluster, started=stack.pop_all(), host=host)
+
+
+def _read_anew() -> None:
+    """Have Ray read from the environment how to prove who it is, as it does by itself when it is imported."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _connect_to(ray: Any, host: Host, stack: contextlib.ExitStack) -> None:
@@ -199,14 +209,10 @@ def _connect_to(ray: Any, host: Host, stack: contextlib.ExitStack) -> None:
     stack.callback(ray.shutdown)
 
 
-#: Of the clusters that this process starts. One for all, since Ray reads it once a process.
-_TOKEN = secrets.token_hex(32)
-
-
 def _private_to_us() -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": _TOKEN,
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }

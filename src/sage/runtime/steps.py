@@ -39,7 +39,7 @@ class Steps:
         """Run every step of an admitted job."""
         if not job.program.is_chain:
             await self._run_graph(job)
-        elif job.listen is None and job.program.is_plain:
+        elif job.goes_straight:
             await self._run_chain(job)
         else:
             for node in job.program.nodes:
@@ -49,6 +49,8 @@ class Steps:
         """A chain that nobody is told of while it runs, and in which every step counts."""
         values, stamps, clock = job.record, job.stamps, self._clock
         for node in job.program.nodes:
+            if node.index <= job.through:
+                continue
             job.at = node.name
             if job.ahead and node.name in job.ahead:
                 values[node.name] = self._carried(job, node)

@@ -174,7 +174,7 @@ class Scheduler:
         pool = self._pools.get(view.pool) or self._open_pool(view.pool)
         task = self._new_task(view, pool)
         self._queue(task, now, out)
-        if pool.fleet.room or pool.fleet.down_since is not None:
+        if not event.more and (pool.fleet.room or pool.fleet.down_since is not None):
             self._fill(pool, now, out)
 
     def _new_task(self, view: TaskView, pool: Pool) -> Task:

@@ -48,6 +48,7 @@ class TaskReady(msgspec.Struct, frozen=True, gc=False):
     """The inputs of an endpoint-bound step of an admitted job are there."""
 
     task: TaskView
+    more: bool = False  # another one follows at this very time, and may share its call: start nothing before
 
 
 class TaskDone(msgspec.Struct, frozen=True, gc=False):
