@@ -251,8 +251,8 @@ class EmulatedEngine:
 
     def _catch_up(self) -> float:
         """Tell of what is due already, so that what happens now happens after it."""
-        now = self._loop.time()
-        due = self._batch.next_time if self._batch is not None else None
+        assert self._batch is not None
+        now, due = self._loop.time(), self._batch.next_time
         if due is not None and due < now:
             self._tell(now)
         return now
@@ -279,7 +279,7 @@ class EmulatedEngine:
             assert isinstance(call, _Call)
             if call.is_over:
                 continue
-            if token == 1 or call.streams:
+            if (token == 1 or call.streams) and call.emit is not ignore_pieces:
                 call.emit(_piece(call.text, token, call.output))
             if token == call.output:
                 self._finish(call)

@@ -115,16 +115,12 @@ class Batching:
         self._steps = 0  # equal steps under way; 0: none
         self._step_s = 0.0  # the first of them
         self._growth_s = 0.0  # by which each is longer than the one before
-        self._due: float | None = None  # a first step is to begin now
+        #: When ``advance`` has something to do: steps end, or a first one begins. None: not until something is submitted.
+        self.next_time: float | None = None
         self._prefilled = 0  # tokens of prompts since the beginning
         self._yielded = 0  # decoding sequences, added up over all steps
         self._attended = 0  # their context tokens, added up likewise
         self._ended = 0  # steps
-
-    @property
-    def next_time(self) -> float | None:
-        """When ``advance`` has something to do; None: not until something is submitted."""
-        return self._began + self._span(self._steps) if self._steps else self._due
 
     @property
     def totals(self) -> tuple[int, int, int, int]:
@@ -146,7 +142,7 @@ class Batching:
         assert sequence.context + sequence.output <= self._capacity.kv_tokens
         self._waiting.append(sequence)
         if not self._steps:
-            self._due = now if self._due is None else self._due
+            self.next_time = now if self.next_time is None else self.next_time
         elif len(self._waiting) == 1 and len(self._running) < self._capacity.max_seqs:
             self._cut(now)
 
@@ -165,14 +161,9 @@ class Batching:
     def advance(self, now: float) -> list[Told]:
         """End every step that is over at ``now`` and begin the next; the tokens yielded, in order."""
         told: list[Told] = []
-        if self._due is not None and self._due <= now:
-            at, self._due = self._due, None
-            self._begin(at)
-        while self._steps:
-            at = self._began + self._span(self._steps)
-            if at > now:
-                break
-            self._end(at, told)
+        while (at := self.next_time) is not None and at <= now:
+            if self._steps:
+                self._end(at, told)
             self._begin(at)
         return told
 
@@ -195,12 +186,16 @@ class Batching:
             else:
                 high = middle
         self._steps = low
+        self.next_time = self._began + self._span(low)
 
     def _begin(self, now: float) -> None:
         """Plan the next step, and with it all that will be like it."""
-        capacity = self._capacity
-        preempted = self._make_room()
-        budget = capacity.max_step_tokens - self._decoding
+        capacity, decoding = self._capacity, self._decoding
+        preempted = self._kv + decoding > capacity.kv_tokens
+        if preempted:
+            self._make_room()
+            decoding = self._decoding
+        budget = room = capacity.max_step_tokens - decoding
         chunks = self._chunks
         for sequence in self._prefilling:
             if budget <= 0:
@@ -210,7 +205,7 @@ class Batching:
             chunks.append((sequence, taken))
         while self._waiting and budget > 0 and not preempted and len(self._running) < capacity.max_seqs:
             sequence = self._waiting[0]
-            if self._kv + self._decoding + sequence.context + 1 > capacity.kv_tokens:
+            if self._kv + decoding + sequence.context + 1 > capacity.kv_tokens:
                 break
             self._waiting.popleft()
             self._let_in(sequence)
@@ -219,12 +214,12 @@ class Batching:
             chunks.append((sequence, taken))
         self._began = now
         if not self._running:
-            self._steps = 0
+            self._steps, self.next_time = 0, None
             return
-        prefill = sum([taken for _, taken in chunks])
-        self._step_s = self._times.of(prefill, self._decoding, self._context)
-        self._growth_s = self._times.d_s * self._decoding
-        self._steps = 1 if chunks or self._streaming else self._equal_steps()
+        self._step_s = self._times.of(room - budget, decoding, self._context)
+        self._growth_s = self._times.d_s * decoding
+        self._steps = steps = 1 if chunks or self._streaming else self._equal_steps()
+        self.next_time = now + self._span(steps)
 
     def _equal_steps(self) -> int:
         """Steps until a sequence ends or the cache is full, when nobody else comes or goes."""
@@ -245,9 +240,10 @@ class Batching:
         self._decoded += steps
         self._kv += steps * decoding
         self._context += steps * decoding
-        for sequence in self._aborted:
-            self._leave(sequence)
-        self._aborted.clear()
+        if self._aborted:
+            for sequence in self._aborted:
+                self._leave(sequence)
+            self._aborted.clear()
         ends = self._ends
         while ends and ends[0][0] <= self._decoded:
             end, _, sequence = heappop(ends)
@@ -257,6 +253,8 @@ class Batching:
         for sequence in self._streaming:
             token = sequence.yielded + self._decoded - sequence.since
             told.append(Told(sequence, token, now))
+        if not self._chunks:
+            return
         chunks, self._chunks = self._chunks, []
         for sequence, taken in chunks:
             self._prefilled += taken
@@ -296,9 +294,8 @@ class Batching:
         self._prefilling[sequence] = None
         self._kv += sequence.context
 
-    def _make_room(self) -> bool:
+    def _make_room(self) -> None:
         """Preempt the last ones in, until every decoding sequence has room for one more token."""
-        preempted = False
         while self._kv + self._decoding > self._capacity.kv_tokens:
             last = next(reversed(self._running))
             grown = self._decoded - last.since if last.state == "decode" else 0
@@ -308,8 +305,6 @@ class Batching:
             last.context += grown
             last.left, last.cached = last.context, 0
             self._waiting.appendleft(last)
-            preempted = True
-        return preempted
 
     def _leave(self, sequence: Sequence) -> None:
         """Free what a running sequence holds."""
