@@ -42,10 +42,6 @@ def _before_executors_end(close: Callable[[], None]) -> None:
     register(close)
 
 
-#: What makes a run need a session of its own.
-OWN = ("engines", "indexes", "policy", "runtime")
-
-
 class _Held:
     """A session kept open by one task on a loop thread, so that it is closed in the task that opened it."""
 

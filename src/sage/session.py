@@ -16,6 +16,7 @@ import msgspec
 
 from sage.clock import Clock, monotonic
 from sage.engines.base import Engine, EngineInfo
+from sage.engines.engine_metrics import EngineMetrics
 from sage.errors import Fault, InputError, PipelineError, PolicyError, nearest
 from sage.graph.plan import Plan
 from sage.graph.shape import is_cpu
@@ -37,7 +38,7 @@ from sage.runtime.reuse import Reuse
 from sage.runtime.stream import OpenStream, error_of, results_of
 from sage.runtime.together import Part, Stagger, asked_together, checked_stagger, feed_together
 from sage.scheduling.core import Scheduler
-from sage.scheduling.messages import EndpointJoined, EndpointLeft
+from sage.scheduling.messages import EndpointJoined, EndpointLeft, EndpointMeasured
 from sage.scheduling.policy import parse_policy
 from sage.scheduling.views import Snapshot
 from sage.settings import Settings
@@ -493,6 +494,10 @@ class Session:
     def left(self, name: str) -> None:
         """An endpoint takes no further calls. For runtimes."""
         self._calls.tell(EndpointLeft(name))
+
+    def measured(self, name: str, metrics: EngineMetrics) -> None:
+        """An endpoint's server said what its load is. For engines."""
+        self._calls.tell(EndpointMeasured(name, metrics.running, metrics.waiting, metrics.kv_used))
 
     def _finish(self, recorder: Recorder, status: Literal["complete", "partial", "failed"]) -> None:
         self._recorders.discard(recorder)

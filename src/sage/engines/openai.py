@@ -30,6 +30,8 @@ from sage.engines.base import (
     Reply,
     Usage,
 )
+from sage.engines.engine_metrics import MAX_BYTES as MAX_METRICS_BYTES
+from sage.engines.engine_metrics import EngineMetrics, parse_metrics
 from sage.engines.openai_address import Options, base_url, chosen_model, shown
 from sage.engines.openai_answer import GenerateAnswer, embed_reply
 from sage.engines.openai_faults import cut_short, late, refusal, stream_refusal
@@ -44,6 +46,8 @@ OPEN_TIMEOUT_S = 10.0
 DRAIN_S = 0.25
 #: Below the 5 s after which uvicorn, under most servers, closes an idle connection: never race it.
 KEEP_ALIVE_S = 4.0
+METRICS_TIMEOUT_S = 2.0
+MAX_METRICS_S = 60.0  # between questions to a server that does not answer them
 MAX_ERROR_BYTES = 64 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
 #: aiohttp warns of larger bodies that are sent in one piece.
@@ -80,7 +84,20 @@ async def open_openai(
     ) as session:
         engine = OpenAIEngine(session, base, options, key, shown(address))
         await engine.greet()
-        yield engine
+        if not options.metrics_s:
+            yield engine
+            return
+        raised: Exception | None = None
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(engine.watch())
+            try:
+                yield engine
+            except Exception as error:  # noqa: BLE001 - raised again below, outside the group that would wrap it
+                raised = error
+            finally:
+                watching.cancel()
+        if raised is not None:
+            raise raised
 
 
 #: Reads a response; may move the time limit on.
@@ -95,6 +112,8 @@ class OpenAIEngine:
     ) -> None:
         self._session = session
         self._urls = {path: URL(f"{base}/{path}") for path in ("models", *_PATHS.values())}
+        self._metrics_url = URL(base).origin() / "metrics"
+        self._tell_metrics: list[Callable[[EngineMetrics], None]] = []
         self._options = options
         self._extra = options.further()
         self._key = key
@@ -103,6 +122,37 @@ class OpenAIEngine:
             {"embed"} if options.api == "embeddings" else {"generate", "embed"}
         )
         self._info = EngineInfo(address=shown, model=options.model or "", can=can, limit=options.limit)
+
+    def on_metrics(self, tell: Callable[[EngineMetrics], None]) -> None:
+        """Have somebody told of the server's load, each time it is asked: see ``metrics_s``."""
+        self._tell_metrics.append(tell)
+
+    async def watch(self) -> None:
+        """Ask the server for its load, for ever; less and less often while it has no answer."""
+        every_s = wait_s = self._options.metrics_s
+        while True:
+            await asyncio.sleep(wait_s)
+            metrics = await self._metrics()
+            if metrics is None:
+                wait_s = min(max(every_s, MAX_METRICS_S), 2 * wait_s)
+                continue
+            wait_s = every_s
+            for tell in self._tell_metrics:
+                tell(metrics)
+
+    async def _metrics(self) -> EngineMetrics | None:
+        """What it says under /metrics beside its API; None if there is nothing to be had."""
+        within_s = min(METRICS_TIMEOUT_S, self._options.timeout_s)
+        try:
+            async with (
+                asyncio.timeout(within_s),
+                self._session.get(self._metrics_url, allow_redirects=False) as got,
+            ):
+                if got.status != 200:
+                    return None
+                return parse_metrics((await _body(got, MAX_METRICS_BYTES)).decode("utf-8", "replace"))
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return None
 
     @property
     def info(self) -> EngineInfo:

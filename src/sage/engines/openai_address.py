@@ -23,6 +23,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 120.0  # to the first token, or to the whole answer of an embedding call
     stall_s: float = 60.0  # between two tokens
     api: Api = "chat"  # "embeddings": a server that only embeds
+    metrics_s: float = 0.0  # ask the server's /metrics so often; 0: never
     usage: Literal["end", "each"] = "end"  # when the server is asked for token counts
     extra: str = ""  # a JSON object of further fields of a generation, such as {"ignore_eos": true}
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from sage.engines.base import Engine, EngineInfo
+from sage.engines.engine_metrics import Measured
 from sage.errors import InputError, nearest
 from sage.graph.shape import CPU_POOL, is_cpu
 from sage.runtime.slots import Membership, Slots
@@ -121,6 +122,8 @@ class Endpoints:
         if copies:
             name = f"{name}#{copies + 1}"
         self._engines[name] = engine
+        if isinstance(engine, Measured):
+            engine.on_metrics(lambda metrics: self._members.measured(name, metrics))
         return name
 
     async def _hold(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sage.engines.engine_metrics import EngineMetrics
 from sage.errors import EngineError
 from sage.graph.shape import shape_of
 from sage.ops.base import Compute
@@ -34,6 +35,9 @@ class Membership(Protocol):
 
     def left(self, name: str) -> None:
         """An endpoint takes no further calls."""
+
+    def measured(self, name: str, metrics: EngineMetrics) -> None:
+        """An endpoint's server said what its load is."""
 
 
 class Slots(Protocol):

@@ -15,6 +15,7 @@ from sage.scheduling.messages import (
     Command,
     EndpointJoined,
     EndpointLeft,
+    EndpointMeasured,
     Event,
     GiveUp,
     JobArrived,
@@ -94,6 +95,7 @@ class Scheduler:
             TaskDropped: self._task_dropped,
             EndpointJoined: self._endpoint_joined,
             EndpointLeft: self._endpoint_left,
+            EndpointMeasured: self._endpoint_measured,
             Tick: self._tick,
         }
 
@@ -333,6 +335,12 @@ class Scheduler:
             raise InternalError(f"endpoint {event.name!r} left, but it had not joined, or has left already")
         pool.fleet.leave(event.name, now)
         self._fill(pool, now, out)  # with it may have gone the last endpoint that did not fail
+
+    def _endpoint_measured(self, event: EndpointMeasured, now: float, out: list[Command]) -> None:
+        pool = self._pool_with(event.name)
+        if pool is not None and pool.fleet.is_joined(event.name):
+            pool.fleet.measured(event, now)
+            self._fill(pool, now, out)
 
     def _pool_with(self, endpoint: str) -> Pool | None:
         return next((pool for pool in self._pools.values() if pool.fleet.has(endpoint)), None)

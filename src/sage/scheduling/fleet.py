@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from sage.errors import EngineFault
 from sage.scheduling.breaker import Breaker
 from sage.scheduling.lanes import Task
-from sage.scheduling.limit import Limit, Static
-from sage.scheduling.messages import EndpointChanged
+from sage.scheduling.limit import Limit, Pressed, Static
+from sage.scheduling.messages import EndpointChanged, EndpointMeasured
 from sage.scheduling.place import Place
 from sage.scheduling.retry import Budget
 from sage.scheduling.views import EndedCall, EndpointState, EndpointView, PoolView
@@ -18,8 +20,8 @@ class Endpoint:
     """The ledger of one endpoint. What ``start`` adds to it, ``end`` takes off again."""
 
     __slots__ = (
-        "breaker", "budget", "free", "in_flight", "in_flight_tokens", "is_plain", "joined", "limit", "name", "placed",
-        "probe", "slots",
+        "breaker", "budget", "free", "in_flight", "in_flight_tokens", "is_plain", "joined", "limit", "load", "name",
+        "placed", "probe", "slots",
     )  # fmt: skip
 
     def __init__(self, name: str, budget: Budget) -> None:
@@ -34,6 +36,9 @@ class Endpoint:
         self.slots = 0  # its limit, while it is joined and healthy
         self.in_flight = 0
         self.in_flight_tokens = 0
+        self.load: tuple[float, float, float | None] | None = (
+            None  # when measured, others' requests, cache used
+        )
         self.probe: Call | None = None  # while half open: the one call it was let
 
     @property
@@ -137,14 +142,25 @@ class Fleet:
         return PoolView(self.slots, self.in_flight, queued)
 
     def _view(self, endpoint: Endpoint, limit: int) -> EndpointView:
-        return EndpointView(
-            endpoint.name,
-            self.pool,
-            limit,
-            endpoint.in_flight,
-            endpoint.in_flight_tokens,
-            "healthy" if endpoint.is_plain else endpoint.state,
+        state = "healthy" if endpoint.is_plain else endpoint.state
+        view = EndpointView(
+            endpoint.name, self.pool, limit, endpoint.in_flight, endpoint.in_flight_tokens, state
         )
+        if endpoint.load is None:
+            return view
+        at, elsewhere, kv_used = endpoint.load
+        return replace(view, measured_at=at, elsewhere=elsewhere, kv_used=kv_used)
+
+    def measured(self, event: EndpointMeasured, now: float) -> None:
+        """Take in what an endpoint's server says of its load. It breaks ties, and may lower an adaptive limit."""
+        endpoint = self._endpoints[event.name]
+        there = (event.running or 0.0) + (event.waiting or 0.0)
+        endpoint.load = (now, max(0.0, there - endpoint.in_flight), event.kv_used)
+        if event.kv_used is not None and isinstance(self._limit, Pressed):
+            limit = self._limit.pressed(event.name, event.kv_used, now)
+            if limit is not None:
+                endpoint.limit = limit
+        self._account(endpoint)
 
     def _account(self, endpoint: Endpoint) -> None:
         """Carry a change of one endpoint over to the pool."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sage.errors import InputError
 from sage.registry import Registry
 from sage.scheduling.learn import Recent
 from sage.scheduling.views import EndedCall
 
-__all__ = ["LIMITS", "Adaptive", "Limit", "Static"]
+__all__ = ["LIMITS", "Adaptive", "Limit", "Pressed", "Static"]
 
 
 class Limit(Protocol):
@@ -24,6 +24,14 @@ class Limit(Protocol):
 
     def left(self, endpoint: str) -> None:
         """An endpoint left."""
+
+
+@runtime_checkable
+class Pressed(Protocol):
+    """A limit that heeds how full the KV cache of an endpoint's server is."""
+
+    def pressed(self, endpoint: str, kv_used: float, now: float) -> int | None:
+        """The server says what share of its cache is used: the limit from now on; None: as it was."""
 
 
 class Static:
@@ -55,6 +63,7 @@ MAX_STEP = 0.4
 #: A step up is kept if the throughput rose by this part of what it would if it were proportional.
 WORTH = 0.2
 HOLD_S = 8.0  # after a step that was taken back
+FULL_CACHE = 0.95  # of its KV cache: an engine that has used so much preempts what it has begun
 
 
 class Window:
@@ -93,7 +102,7 @@ class Window:
 class Endpoint:
     """What is known of one endpoint."""
 
-    __slots__ = ("before", "hold_until", "limit", "rate", "said", "step", "window")
+    __slots__ = ("before", "hold_until", "limit", "pressed_until", "rate", "said", "step", "window")
 
     def __init__(self, said: int) -> None:
         self.said = self.limit = said
@@ -102,6 +111,7 @@ class Endpoint:
         self.rate = 0.0  # units per second under it
         self.step = STEP
         self.hold_until = float("-inf")
+        self.pressed_until = float("-inf")  # no further cut for a full cache before
 
 
 class Adaptive:
@@ -149,6 +159,15 @@ class Adaptive:
             return None
         window.add(call, known.limit)
         return self._move(known, call.ended) if window.is_over(known.limit, call.ended) else None
+
+    def pressed(self, endpoint: str, kv_used: float, now: float) -> int | None:
+        """Fall to 0.8 while the cache is all but full, at most once in ``HOLD_S``; what follows would be preempted."""
+        known = self._endpoints[endpoint]
+        if kv_used < FULL_CACHE or now < known.pressed_until:
+            return None
+        known.pressed_until = known.hold_until = now + HOLD_S
+        known.before = None
+        return self._set(known, max(1, int(known.limit * CUT)), now)
 
     def _move(self, known: Endpoint, now: float) -> int | None:
         window = known.window

@@ -13,6 +13,7 @@ __all__ = [
     "EndpointChanged",
     "EndpointJoined",
     "EndpointLeft",
+    "EndpointMeasured",
     "Event",
     "GiveUp",
     "JobArrived",
@@ -92,6 +93,15 @@ class EndpointLeft(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
+class EndpointMeasured(msgspec.Struct, frozen=True, gc=False):
+    """What the server behind an endpoint says of its own load; None: it does not say."""
+
+    name: str
+    running: float | None = None  # requests in its batch, others' included
+    waiting: float | None = None  # requests in its queue
+    kv_used: float | None = None  # share of its KV cache, 0 to 1
+
+
 class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has passed: the answer to a WakeAt."""
 
@@ -105,6 +115,7 @@ Event = (
     | TaskDropped
     | EndpointJoined
     | EndpointLeft
+    | EndpointMeasured
     | Tick
 )
 

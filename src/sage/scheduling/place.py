@@ -141,6 +141,8 @@ class Random:
 class LeastLoaded:
     """The endpoint with the fewest own calls for its limit, then the fewest tokens in them; ties take turns.
 
+    Between equals, the one whose server last told of the fewest requests of others, where it tells at all.
+
     When: always, unless prompts share long prefixes. When not: it is compared with something. Source:
     join-the-shortest-queue (Winston, "Optimality of the Shortest Line Discipline", 1977), on the scheduler's own
     ledger, which is never stale, unlike scraped metrics.
@@ -151,7 +153,9 @@ class LeastLoaded:
 
     def update(self, endpoint: EndpointView) -> None:
         """Rank it by what it has in flight."""
-        self._ranking.put(endpoint, (endpoint.in_flight / endpoint.limit, endpoint.in_flight_tokens))
+        self._ranking.put(
+            endpoint, (endpoint.in_flight / endpoint.limit, endpoint.in_flight_tokens, endpoint.elsewhere)
+        )
 
     def remove(self, name: str) -> None:
         """Forget it."""

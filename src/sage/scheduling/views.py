@@ -101,6 +101,11 @@ class EndpointView(msgspec.Struct, frozen=True, gc=False):
     in_flight: int = 0  # calls
     in_flight_tokens: int = 0  # in_tokens + max_out_tokens of the tasks in those calls
     state: EndpointState = "healthy"
+    measured_at: float | None = (
+        None  # when its server last told of its load; now less this is the metrics' age
+    )
+    elsewhere: float = 0.0  # requests it had then that are not this scheduler's
+    kv_used: float | None = None  # share of its KV cache that was in use then
 
 
 class EndedCall(msgspec.Struct, frozen=True, gc=False):

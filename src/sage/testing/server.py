@@ -189,6 +189,7 @@ class EmulatedServer:
             [
                 web.get("/health", self._health),
                 web.get("/truth", self._tell_truth),
+                web.get("/metrics", self._metrics),
                 web.get("/v1/models", self._models),
                 web.post("/v1/chat/completions", self._chat),
                 web.post("/v1/completions", self._completions),
@@ -208,6 +209,18 @@ class EmulatedServer:
 
     async def _health(self, _http: web.Request) -> web.Response:
         return json_response(msgspec.json.encode({"status": "ok", "emulated": True}))
+
+    async def _metrics(self, _http: web.Request) -> web.Response:
+        """Its load in vLLM's words; the share of slots in use stands for that of a KV cache."""
+        going = [truth for truth in self.truth if truth.ended is None]
+        running = sum(truth.dispatched is not None for truth in going)
+        used = running / self._behaviour.concurrency
+        text = (
+            f'vllm:num_requests_running{{engine="0",model_name="emulated"}} {running}\n'
+            f'vllm:num_requests_waiting{{engine="0",model_name="emulated"}} {len(going) - running}\n'
+            f'vllm:kv_cache_usage_perc{{engine="0",model_name="emulated"}} {used}\n'
+        )
+        return web.Response(text=text)
 
     async def _tell_truth(self, _http: web.Request) -> web.Response:
         told = {"emulated": True, "behaviour": self._behaviour, "requests": list(self.truth)}

@@ -17,6 +17,7 @@ from sage.scheduling.messages import (
     EndpointChanged,
     EndpointJoined,
     EndpointLeft,
+    EndpointMeasured,
     Event,
     GiveUp,
     JobArrived,
@@ -127,7 +128,7 @@ class Witness:
                 host.join(event.limit)
             case EndpointLeft():
                 self.hosts[event.name].joined = False
-            case Tick():
+            case Tick() | EndpointMeasured():
                 pass
             case _:
                 assert_never(event)
