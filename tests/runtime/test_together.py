@@ -344,3 +344,10 @@ def test_what_cannot_be_run_together_is_one_line_and_exit_2(
 ) -> None:
     assert typed(*options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_outside_a_session_takes_tenants_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path))
+    engines = {"llm": FakeEngine()}
+    result = ONE.run(records(1), engines=engines, tenants={"vip": {"weight": 1, "priority": 7}}, tenant="vip")
+    assert [end.priority for end in ends(result)] == [7]

@@ -283,7 +283,7 @@ def _lines(
     admission: Sequence[Evidence],
 ) -> list[str]:
     setting = best.setting
-    share = f"{100 * best.attainment:.1f} % of jobs ({100 * best.low:.1f} to {100 * best.high:.1f})"
+    share = _share(best)
     many = f"{setting.endpoints} endpoint{'s' if setting.endpoints > 1 else ''}"
     lines = []
     if best.meets:
@@ -291,7 +291,7 @@ def _lines(
         if setting.endpoints > 1 and (
             fewer := search.tried.get(msgspec.structs.replace(setting, endpoints=setting.endpoints - 1))
         ):
-            lines.append(f"one endpoint less does not: {_percent(fewer)}")
+            lines.append(f"one endpoint less does not: {_share(fewer)}")
     else:
         tried = max(row.setting.endpoints for row in search.tried.values())
         lines.append(
@@ -329,6 +329,10 @@ def _admission_line(best: Evidence, rows: Sequence[Evidence]) -> str:
     )
     refused = f", which refuses {best.rejected} of {best.jobs} jobs" if best.rejected else ""
     return f"admission {said}{refused}; otherwise: {others}" if others else f"admission {said}{refused}"
+
+
+def _share(row: Evidence) -> str:
+    return f"{100 * row.attainment:.1f} % of jobs ({100 * row.low:.1f} to {100 * row.high:.1f})"
 
 
 def _percent(row: Evidence) -> str:
