@@ -244,6 +244,7 @@ class Session:
         said = [{**arguments, **options} for _, _, options in several]
         for options in said:
             self._check_limits(options)
+            _own_options(options).resolver()  # refuses what cannot be, before anything is opened
         limits = {
             pipeline.name: own.get("max_inflight")
             for (pipeline, _, _), own in zip(several, said, strict=True)
@@ -270,12 +271,11 @@ class Session:
 
     def _part_run(self, recorder: Recorder, number: int, said: Mapping[str, Any]) -> Run:
         """The run of one of several pipelines: options and limits of its own, log and counts in common."""
-        own = {name: said[name] for name in JobOptions.__dataclass_fields__ if name in said}
         run, limit = recorder.run, said.get("max_inflight", self._settings.max_inflight)
         return replace(
             run,
             id=f"{run.id}/{number}",
-            options=JobOptions(**own),
+            options=_own_options(said),
             max_inflight=limit or MAX_INFLIGHT,
             said_inflight=limit,
             budget_tokens=said.get("budget_tokens"),
@@ -531,6 +531,11 @@ def _telemetry(exporter: SpanExporter) -> Telemetry:
     from sage.runtime.telemetry import Telemetry
 
     return Telemetry(exporter)
+
+
+def _own_options(said: Mapping[str, Any]) -> JobOptions:
+    """What is said of jobs, out of all that is said of a run."""
+    return JobOptions(**{name: said[name] for name in JobOptions.__dataclass_fields__ if name in said})
 
 
 def _several(engines: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Made:
     kind: Literal["simulated", "replayed"] = "simulated"
     seeds = 3
     assumptions = ()
+    candidates = ()
 
     def __init__(self, attained: Any, endpoints: int = 4, limit: int | None = 16) -> None:
         self.attained = attained

@@ -80,6 +80,7 @@ class Trials(Protocol):
     endpoints: int  # there are now
     limit: int | None  # calls at once that each takes now; None: it cannot be varied
     seeds: int
+    candidates: Sequence[str]  # policies that come into question beside the presets
     assumptions: Sequence[str]
 
     def run(self, setting: Setting, seed: int, *, at_once: bool = False) -> tuple[CellFigures, list[Request]]:
@@ -169,12 +170,14 @@ def advise(
         trials: where settings are tried.
         slo: the objective.
         wanted: share of jobs, above 0 and at most 1.
-        policies: to choose from; none: the presets.
+        policies: to choose from; none: the presets, and those of the trials.
         most_endpoints: no more are tried.
         tell: called after each run.
     """
     search = _Search(trials, slo, wanted, tell)
-    names = list(dict.fromkeys(str(parse_policy(policy)) for policy in policies or CANDIDATES))
+    names = list(
+        dict.fromkeys(str(parse_policy(policy)) for policy in policies or (*CANDIDATES, *trials.candidates))
+    )
     first = [search.of(Setting(name, trials.endpoints), "policy") for name in names]
     leading = sorted(first, key=lambda one: -one.attainment)[:FOLLOWED]
     most = max(most_endpoints, trials.endpoints)

@@ -31,7 +31,7 @@ def slo_in_seconds(text: str) -> Slo:
     """An objective as text, in seconds unless it says ms: ``e2e:3 ttft:500ms``.
 
     >>> slo_in_seconds("e2e:3 ttft:500ms")
-    Slo(ttft_s=0.5, e2e_s=3.0)
+    Slo(ttft_s=0.5, tpot_s=None, e2e_s=3.0)
 
     Raises:
         InputError: a part of it is unknown, no number above 0, or said twice; or there is none.
@@ -84,6 +84,7 @@ class SpecTrials:
         self.endpoints = engine.count
         self.limit: int | None = engine.limit or load_profile(engine.profile).capacity.max_seqs
         self.seeds = seeds
+        self.candidates: Sequence[str] = spec.policies
         self.assumptions: Sequence[str] = (
             f"engines are emulated by profile {engine.profile!r}, no better than its calibration",
             *(() if slo.e2e_s is None else (f"jobs without a deadline are due after {slo.e2e_s:g} s",)),
@@ -129,6 +130,7 @@ class RunTrials:
         self.pool = _pool(pool, sorted(pools))
         self.of = run.manifest.run_id
         self.endpoints = len(pools[self.pool])
+        self.candidates: Sequence[str] = (run.manifest.policy,)
         self.limit = (
             None if profile is None else max(self._source.recorded.limits[name] for name in pools[self.pool])
         )

@@ -101,12 +101,7 @@ def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = No
         for load, seed in dict.fromkeys((cell.load, cell.seed) for cell in cells)
     }
     for schedules in drawn.values():
-        for name in spec.traffic:  # what is wrong with traffic is said before anything runs
-            options_of(spec, name)
-            next(records_of(name, spec.traffic[name], schedules[name], 0), None)
-    for engine in spec.engines.values():
-        load_profile(engine.profile)
-        answer_lengths(engine.output, 0)
+        _check(spec, schedules)
     total = sum(len(one.times) for cell in cells for one in drawn[cell.load, cell.seed].values())
     found: list[CellFigures] = []
     ended = itertools.count(1)
@@ -155,9 +150,20 @@ def simulate_cell(spec: Spec, cell: Cell, pieces: Pieces | None = None) -> tuple
     """
     parse_policy(cell.policy)
     schedules = {name: _drawn(name, spec, cell.seed, cell.load) for name in spec.traffic}
+    _check(spec, schedules)
     with tempfile.TemporaryDirectory(prefix="sage-simulate-") as scratch:
         figures = _run_cell(spec, pipelines_of(spec), cell, schedules, Path(scratch), lambda: None, pieces)
         return figures, requests_of(read_events(Path(scratch) / "events.jsonl"))
+
+
+def _check(spec: Spec, schedules: Mapping[str, Schedule]) -> None:
+    """Say what is wrong with a spec before anything runs."""
+    for name in spec.traffic:
+        options_of(spec, name)
+        next(records_of(name, spec.traffic[name], schedules[name], 0), None)
+    for engine in spec.engines.values():
+        load_profile(engine.profile)
+        answer_lengths(engine.output, 0)
 
 
 def _kept(folder: Path) -> CellFigures:

@@ -99,6 +99,12 @@ def run(
         list[str] | None, typer.Option(help="Seconds a record may take, or '{field}'; said like --tenant.")
     ] = None,
     timeout_s: Annotated[float | None, typer.Option(help="Stop a record after so many seconds.")] = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Reject further records once calls have used so many tokens; of several, each pipeline's."
+        ),
+    ] = None,
     expire: Annotated[
         bool, typer.Option("--expire", help="Give up records that are past their deadline.")
     ] = False,
@@ -146,7 +152,7 @@ def run(
         for option, said in (("--tenant", tenant), ("--priority", priority), ("--deadline-s", deadline_s))
     ]
     options = [
-        _job_options(whose, class_, due, timeout_s, expire=expire)
+        _job_options(whose, class_, due, timeout_s, budget_tokens, expire=expire)
         for whose, class_, due in zip(*each, strict=True)
     ]
     if len(pipelines) > 1:
@@ -396,7 +402,13 @@ def _refuse_same_file(paths: Sequence[tuple[str, str | None]]) -> None:
 
 
 def _job_options(
-    tenant: str | None, priority: str | None, deadline_s: str | None, timeout_s: float | None, *, expire: bool
+    tenant: str | None,
+    priority: str | None,
+    deadline_s: str | None,
+    timeout_s: float | None,
+    budget_tokens: int | None,
+    *,
+    expire: bool,
 ) -> ManyArguments:
     if timeout_s is not None and timeout_s <= 0:
         raise InputError(f"--timeout-s is {timeout_s:g}, expected seconds above 0")
@@ -405,6 +417,7 @@ def _job_options(
         "priority": _number(priority, int),
         "deadline_s": _number(deadline_s, float),
         "timeout_s": timeout_s,
+        "budget_tokens": budget_tokens,
         "expire": expire or None,
     }
     options: Any = {name: value for name, value in said.items() if value is not None}

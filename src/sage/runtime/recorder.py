@@ -129,8 +129,9 @@ def begin_run(
     """Begin a run; with a folder unless the settings say not to record. ``about`` is JSON data for the manifest.
 
     Raises:
-        SetupError: the folder for runs cannot be written to.
+        InputError: an option is out of its range. SetupError: the folder for runs cannot be written to.
     """
+    options.resolver()  # refuses what cannot be, before there is a folder
     folder = None
     if settings.record:
         arguments = {"max_inflight": max_inflight, **msgspec.to_builtins(options), **(about or {})}
