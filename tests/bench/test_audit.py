@@ -251,7 +251,7 @@ FAULTS: dict[str, tuple[Callable[[Planted], None], str, str, set[str]]] = {
         set(),
     ),
     "an endpoint that nobody configured": (
-        lambda p: p.change_manifest(limits={}),
+        lambda p: p.change_manifest(limits={"fake:other": 4}),
         "limit",
         "does not know it",
         set(),

@@ -218,6 +218,8 @@ def _limit(evidence: Evidence) -> Iterator[str]:
         calls[endpoint] += [(dispatched, ordered[-1])] * math.ceil(len(ordered) / batch)
     for endpoint, spans in calls.items():
         limit = limits.get(endpoint)
+        if not limits:
+            return  # a loop without a scheduler has none
         if limit is None:
             yield f"endpoint {endpoint!r} was called, but the manifest does not know it"
             continue
@@ -396,3 +398,5 @@ CHECKS["percentiles"] = _percentiles
 CHECKS["figures"] = _figures
 CHECKS["vacuous"] = _vacuous
 FIGURES["serve"] = ("sage.bench.load_run", "recomputed")
+for _name in ("concurrency", "complexity", "pipelines", "stagger", "nodes"):
+    FIGURES[_name] = ("sage.bench.cell_figures", "recomputed")

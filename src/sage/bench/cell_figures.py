@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,7 +15,10 @@ from sage.events import Event, TaskEnded
 from sage.runtime.figures import Stat, percentile, stat_of
 from sage.runtime.summary import summarize
 
-__all__ = ["CellFigures", "PipelineFigures", "PoolUse", "cell_figures", "mean_inflight"]
+if TYPE_CHECKING:
+    from sage.bench.audit_checks import Evidence
+
+__all__ = ["CellFigures", "PipelineFigures", "PoolUse", "cell_figures", "mean_inflight", "recomputed"]
 
 LAG_S = 0.005  # a generator that is later than this, and than a share of the first token, is the bottleneck
 LAG_SHARE = 0.05
@@ -112,6 +116,12 @@ def cell_figures(
         cpu_s_per_job=None if cpu_s is None or not requests else cpu_s / len(requests),
         faults=summarize(events).faults,
     )
+
+
+def recomputed(evidence: Evidence) -> CellFigures:
+    """The same from a cell's folder, for an audit. CPU time is measured, not computed: it is as the manifest says."""
+    cpu_s = evidence.manifest.arguments.get("cpu_s")
+    return cell_figures(evidence.events, evidence.requests, evidence.manifest.engines, cpu_s=cpu_s)
 
 
 def mean_inflight(requests: Iterable[Request], start: float, window_s: float) -> float | None:
