@@ -71,12 +71,20 @@ class Evidence:
         return [event for event in self.events if isinstance(event, JobEnded)]
 
     @property
+    def closed_loop(self) -> Mapping[str, Any] | None:
+        """The arrivals, if they are those of one closed loop; None: of an open one or several, or not known."""
+        said = self.manifest.arguments
+        setup = said.get("setup")
+        loads = setup.get("loads", ()) if isinstance(setup, Mapping) else [said]
+        arrivals = loads[0].get("arrivals") if len(loads) == 1 else None
+        is_closed = isinstance(arrivals, Mapping) and arrivals.get("process") == "closed"
+        return arrivals if is_closed else None
+
+    @property
     def clients(self) -> int | None:
-        """Of a closed loop, how many; None: an open one, or not known."""
-        arrivals = self.manifest.arguments.get("arrivals")
-        if isinstance(arrivals, Mapping) and arrivals.get("process") == "closed":
-            return arrivals.get("clients")
-        return None
+        """Of a closed loop, how many."""
+        loop = self.closed_loop
+        return None if loop is None else loop.get("clients")
 
 
 Check = Callable[[Evidence], Iterator[str]]
@@ -269,7 +277,7 @@ def _clients(evidence: Evidence, clients: int) -> Iterator[str]:
     """As long as there was work, every client of a closed loop had a request."""
     start = min(request.scheduled for request in evidence.counted)
     end = max(request.scheduled for request in evidence.counted)
-    think_s = evidence.manifest.arguments["arrivals"].get("think_s") or 0.0
+    think_s = (evidence.closed_loop or {}).get("think_s") or 0.0
     if end <= start or len(evidence.counted) < 2 * clients:
         return
     busy = math.fsum(
