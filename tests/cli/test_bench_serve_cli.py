@@ -141,10 +141,10 @@ def test_failures_end_with_1_and_are_named(failing_url: str, tmp_path: Path) -> 
 
 
 def test_a_server_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
-    done = served("http://127.0.0.1:9", tmp_path / "out")
+    done = served("http://127.0.0.1:9", tmp_path / "results" / "out")
     assert isinstance(done.exception, EngineError)
     assert done.exception.exit_code == 3
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_results_are_audited_and_a_changed_log_is_refused(url: str, tmp_path: Path) -> None:

@@ -97,13 +97,11 @@ def failure_flags(counted: Sequence[Request], done: Sequence[Request]) -> Iterat
     if not counted:
         yield Flag("vacuous", "no request was counted: there is nothing to measure")
         return
-    failed = Counter(reason(request) for request in counted if request.outcome != "done")
-    if not failed:
-        return
-    worst, count = failed.most_common(1)[0]
+    failed = Counter(reason(r) for r in counted if r.outcome not in {"done", "cancelled"})
+    worst, count = next(iter(failed.most_common(1)), ("cancelled", len(counted)))
     if not done:
         yield Flag("vacuous", f"none of {len(counted)} requests was answered, {count} of them: {worst}")
-    else:
+    elif failed:
         yield Flag(
             "failures", f"{failed.total()} of {len(counted)} requests failed, {count} of them: {worst}"
         )

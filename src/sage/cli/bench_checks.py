@@ -103,14 +103,15 @@ def _shown(found: Comparison) -> str:
         )
         for change in found.changes
     ]
-    gates = [f"{gate.verdict}: {gate.text}" for gate in found.gates]
-    return "\n".join([table(header, rows), *gates])
+    lines = [table(header, rows)]
+    if any(change.share is not None and change.low is None for change in found.changes):
+        lines.append("no interval: both sides need 3 repeats or more (--repeats 5)")
+    return "\n".join([*lines, *(f"{gate.verdict}: {gate.text}" for gate in found.gates)])
 
 
 def _interval(change: Change) -> str:
     if change.low is None or change.high is None:
-        runs = min(change.runs)
-        return f"none: {runs} run{'' if runs == 1 else 's'} each, 3 needed"
+        return "-"
     return f"{100 * change.low:+.1f} to {100 * change.high:+.1f} %"
 
 

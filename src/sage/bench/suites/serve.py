@@ -66,12 +66,14 @@ def serve(
         InputError: the spec cannot be, or the folder holds something else.
         EngineError: the server does not answer at all.
     """
-    was_there = is_experiment(out)
+    was_there, had_parent = is_experiment(out), out.parent.exists()
     try:
         return _served(spec, out, settings, repeats, records, command, data, on_end)
     except EngineError:
         if not was_there and is_experiment(out) and not read_experiment(out).cells:
             shutil.rmtree(out)  # a server that never answered leaves nothing to keep
+            if not had_parent:
+                out.parent.rmdir()
         raise
 
 
