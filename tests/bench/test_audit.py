@@ -345,6 +345,17 @@ def test_a_wall_clock_that_was_set_is_noted_and_no_reason_to_refuse(planted: Pla
     assert "the wall clock was set while it ran" in found.notes[0].text
 
 
+def test_what_another_version_did_not_know_is_no_fault_but_another_number_is(planted: Planted) -> None:
+    older = {name: value for name, value in planted.summary.items() if name != "tbt_s"}
+    write_json(planted.cell / "summary.json", older)
+    planted.change_manifest(sage="0.0.1")
+    planted.seal()
+    assert audit(planted.out).is_sound
+    planted.write_summary(window_s=older["window_s"] + 1.0)
+    planted.seal()
+    assert [finding.check for finding in audit(planted.out).refused] == ["figures"]
+
+
 def test_a_folder_of_another_version_is_refused_in_one_line(planted: Planted) -> None:
     file = planted.out / "experiment.json"
     content = msgspec.json.decode(file.read_bytes())

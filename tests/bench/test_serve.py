@@ -267,6 +267,27 @@ def test_a_job_that_waits_in_sages_queue_waits_in_its_latency(tmp_path: Path) ->
     assert found.summary.queue_s.max == pytest.approx(2.8, rel=0.01)
 
 
+def test_equal_questions_are_asked_once_and_that_is_said(tmp_path: Path) -> None:
+    cell = tmp_path / "cell"
+    cell.mkdir()
+    engine = FakeEngine(ttft_s=0.5)
+
+    async def main() -> Loaded:
+        clock = asyncio.get_running_loop().time
+        given = Records(
+            RAG, iter(()), ({"question": "again?"} for _ in range(20)), {"engines": {"llm": engine}}
+        )
+        what = spec(arrivals=Arrivals(process="constant", rate=100.0, jobs=20), warmups=0)
+        settings = Settings(home=tmp_path / "home")
+        return await load(what, cell, settings, records=given, clock=clock, kind="simulated")
+
+    found = run_virtual(main())
+    assert len(engine.requests) == 1
+    assert [flag.kind for flag in found.summary.flags] == ["reused_calls"]
+    assert "19 of 20 jobs were spared a call" in found.summary.flags[0].text
+    assert found.summary.e2e_sched_s.n == 20
+
+
 # ---- what cannot be
 
 

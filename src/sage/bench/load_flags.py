@@ -114,7 +114,7 @@ def token_flags(done: Sequence[Request], wanted_tokens: int | None) -> Iterator[
         done: requests that were answered.
         wanted_tokens: how long every answer was to be; None: as it came.
     """
-    tokens = [answer_tokens(request) for request in done]
+    tokens = [answer_tokens(request) for request in done if request.dispatched is not None]
     empty, unsaid = tokens.count(0), sum(request.tokens_from == "pieces" for request in done)
     if empty:
         yield Flag(
@@ -132,6 +132,22 @@ def token_flags(done: Sequence[Request], wanted_tokens: int | None) -> Iterator[
             "short_answers",
             f"{short} of {len(done)} answers were shorter than the {wanted_tokens} tokens that were asked for: "
             "the server does not heed ignore_eos, or its context is too short",
+        )
+
+
+def reuse_flags(done: Sequence[Request], reused: frozenset[int]) -> Iterator[Flag]:
+    """Whether a pipeline's jobs were answered by calls that were made for others.
+
+    Args:
+        done: jobs that were done.
+        reused: numbers of jobs of which a call was not made.
+    """
+    count = sum(request.id in reused for request in done)
+    if count:
+        yield Flag(
+            "reused_calls",
+            f"{count} of {len(done)} jobs were spared a call, because an equal one was answered or under way: they "
+            "are faster, and their TTFT may be that of an earlier step; load with records that differ",
         )
 
 

@@ -39,7 +39,7 @@ from sage.clock import Clock, monotonic
 from sage.engines.base import Engine, GenerateRequest, open_engine
 from sage.engines.emulated_prefix import PrefixCache
 from sage.errors import InputError
-from sage.events import Event, Outcome, RunEnded, TaskEnded
+from sage.events import Event, Outcome, RunEnded, TaskEnded, TaskReused
 from sage.pipeline import Pipeline
 from sage.runtime.manifest import Kind, Manifest, read_manifest
 from sage.runtime.runs import EventLog, create_run, load_run, read_events
@@ -159,6 +159,7 @@ def summary_of(manifest: Manifest, requests: Sequence[Request], events: Sequence
         interrupted=not (isinstance(last, RunEnded) and last.status == "complete"),
         cold_cached_tokens=cached if isinstance(cached, int) else None,
         wanted_tokens=_wanted_tokens(said),
+        reused=frozenset(event.job for event in events if isinstance(event, TaskReused)),
         work=work_of(events, manifest),
     )
 

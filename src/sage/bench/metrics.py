@@ -24,6 +24,7 @@ from sage.bench.load_flags import (
     failure_flags,
     generator_flags,
     overload_flags,
+    reuse_flags,
     token_flags,
     warmup_flags,
 )
@@ -115,6 +116,7 @@ def summarize_load(
     interrupted: bool = False,
     cold_cached_tokens: int | None = None,
     wanted_tokens: int | None = None,
+    reused: frozenset[int] = frozenset(),
     work: Mapping[str, Sequence[float]] | None = None,
 ) -> LoadSummary:
     """The figures of a load.
@@ -126,6 +128,7 @@ def summarize_load(
         interrupted: the load ended before its schedule did.
         cold_cached_tokens: prompt tokens that a prefix cache without earlier prompts would have had; None: not known.
         wanted_tokens: tokens that every answer was asked to have, with ``ignore_eos``.
+        reused: numbers of jobs of which a call was not made, because an equal one was.
         work: pool -> tasks of each configured endpoint, idle ones as 0.
     """
     counted = [request for request in requests if not request.warmup]
@@ -145,6 +148,7 @@ def summarize_load(
         *generator_flags(counted, ttft.p50, offered, handed),
         *overload_flags(done, offered),
         *token_flags(done, wanted_tokens),
+        *reuse_flags(done, reused),
         *cache_flags(done, cold_cached_tokens),
         *warmup_flags(requests, counted),
     ]
