@@ -19,7 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from sage.runtime.ray_cluster import RayCluster, connected
+from sage.runtime.ray_cluster import Connection, RayCluster, connected
 from sage.settings import VARIABLES, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -167,12 +167,17 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
+def ray_connection() -> Iterator[Connection]:
     """A cluster of two nodes with one CPU each on this machine, for sessions of all tests to share."""
     pytest.importorskip("ray", reason="the package ray is not installed")
-    cluster = RayCluster(nodes=2, cpus=1)
-    with connected(cluster):
-        yield cluster
+    with connected(RayCluster(nodes=2, cpus=1)) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray_connection: Connection) -> RayCluster:
+    """What a session is told, to use that cluster."""
+    return ray_connection.cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

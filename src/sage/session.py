@@ -427,7 +427,7 @@ class Session:
                 del self._programs[next(iter(self._programs))]
             self._programs[id(plan)] = program
         if recorder is not None:
-            recorder.uses(plan, self._endpoints)
+            recorder.uses(plan, self._endpoints, self._runtime.facts())
         return program
 
     async def _open_pools(self, plan: Plan) -> None:

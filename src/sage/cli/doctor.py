@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sage.cli.cluster import Address, Nodes, RuntimeName, cluster_from
 from sage.cli.output import print_json, shown_bytes, table
 from sage.errors import EngineError, InputError, SageError, SetupError
 
 if TYPE_CHECKING:
-    from sage.engines.base import Address
+    from sage.engines.base import Address as EngineAddress
+    from sage.runtime.ray_cluster import RayCluster
     from sage.settings import Settings
 
 __all__ = ["app"]
@@ -54,11 +56,15 @@ class Check:
 @app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    runtime: RuntimeName = "local",
+    address: Address = None,
+    nodes: Nodes = None,
 ) -> None:
-    """Say what is installed, what is missing, and what to type.
+    """Say what is installed, what is missing, and what to type; with --runtime ray, of every node too.
 
     Ends with 0 if every pool can work, 2 if something is missing or wrong, 3 if only a server does not answer.
     """
+    cluster = cluster_from(runtime, address, nodes)
     settings, settings_check = _settings()
     pools = _pools(settings)
     checks = [
@@ -68,6 +74,7 @@ def doctor(
         *_folders(settings),
         *asyncio.run(_engines(pools, settings)),
         *_indexes(settings),
+        *([] if isinstance(cluster, str) else asyncio.run(_nodes(cluster, settings))),
     ]
     statuses = {check.status for check in checks}
     code = 2 if "missing" in statuses else 3 if "unreachable" in statuses else 0
@@ -80,6 +87,28 @@ def doctor(
             "\nEverything is here." if not fixes else "\nDo this:\n" + "\n".join(f"  {fix}" for fix in fixes)
         )
     raise typer.Exit(code)
+
+
+async def _nodes(cluster: RayCluster, settings: Settings) -> list[Check]:
+    """Every node of a cluster, with a worker started on it to see whether it could be used."""
+    from sage.runtime.ray import inspected
+
+    try:
+        found = await inspected(cluster, settings)
+    except (SetupError, InputError) as error:
+        return [Check("missing", "ray cluster", str(error), "see docs/ray.md")]
+    checks = []
+    for node in found:
+        has = ", ".join(f"{_amount(name, total)} {name}" for name, total in node.total.items())
+        versions = ", ".join(f"{name} {version}" for name, version in node.versions.items())
+        detail = "; ".join(filter(None, (node.address, has, versions, node.wrong)))
+        fix = f"make {node.name} like this machine" if node.wrong else ""
+        checks.append(Check("missing" if node.wrong else "ok", node.name, detail, fix))
+    return checks
+
+
+def _amount(name: str, total: float) -> str:
+    return shown_bytes(int(total)) if name == "memory" else f"{total:g}"
 
 
 def _python() -> Iterator[Check]:
@@ -182,7 +211,7 @@ async def _engine(pool: str, text: str, settings: Settings) -> Check:
         return Check("missing", name, str(error), f"correct the address {shown}")
 
 
-def _embedded(name: str, shown: str, address: Address, settings: Settings) -> Check:
+def _embedded(name: str, shown: str, address: EngineAddress, settings: Settings) -> Check:
     """An engine inside SAGE: its model has to be on disk."""
     from sage.engines.models import resolve
 

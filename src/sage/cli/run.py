@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sage.cli.cluster import Address, Nodes, RuntimeName, Slots, Workers, cluster_from
 from sage.cli.output import Bar, print_json, say
 from sage.cli.run_many import Many, One, for_each
 from sage.cli.run_results import failed_as_json, plain, ticking
@@ -68,6 +69,11 @@ def run(
     ] = None,
     index: Annotated[list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Where an index is.")] = None,
     policy: Annotated[str | None, typer.Option(help="How calls are scheduled.")] = None,
+    runtime: RuntimeName = "local",
+    address: Address = None,
+    nodes: Nodes = None,
+    workers: Workers = None,
+    slots: Slots = None,
     share: Annotated[
         str | None,
         typer.Option(help="Whose turn it is, as in --policy share=…: weighted_fair, fair_pipelines."),
@@ -146,6 +152,7 @@ def run(
         "record": settings.record and not no_record,
         "settings": settings,
         "tenants": _tenants(tenants),
+        "runtime": cluster_from(runtime, address, nodes, workers, slots),
     }
     each = [
         for_each(option, said or [], len(pipelines))

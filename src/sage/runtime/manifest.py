@@ -54,6 +54,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = ""
     engines: Mapping[str, tuple[str, ...]] = {}  # pool -> addresses, without keys
     limits: Mapping[str, int] = {}  # endpoint -> calls at once
+    cluster: Mapping[
+        str, Any
+    ] = {}  # its nodes, and how far their clocks may be misread; empty for a local run
     seed: int | None = None
     arguments: Mapping[str, Any] = {}  # as given; JSON data
     counts: Mapping[str, int] = {}  # outcome -> jobs; at the end

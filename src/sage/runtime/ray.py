@@ -34,7 +34,7 @@ from sage.runtime.slots import Ended, Membership, Outcome
 from sage.settings import Settings
 from sage.tasks import spawn
 
-__all__ = ["RayRuntime", "RaySlots", "open_ray"]
+__all__ = ["Inspected", "RayRuntime", "RaySlots", "inspected", "open_ray"]
 
 logger = logging.getLogger("sage")
 
@@ -61,6 +61,40 @@ async def open_ray(cluster: RayCluster, settings: Settings) -> AsyncIterator[Ray
     finally:
         runtime.end()
         await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """One node, as a worker on it found it."""
+
+    name: str
+    address: str
+    total: Mapping[str, float]
+    versions: Mapping[str, str]  # empty: no worker could be started
+    wrong: str  # why it cannot be used; "": it can
+
+
+async def inspected(cluster: RayCluster, settings: Settings) -> list[Inspected]:
+    """The nodes of a cluster. On each a worker is started, greeted and ended.
+
+    Raises:
+        SetupError: as in ``connected``.
+    """
+    async with open_ray(cluster, settings) as runtime:
+        nodes = await asyncio.to_thread(runtime.look)
+        return [await _inspected(runtime, node) for node in nodes]
+
+
+async def _inspected(runtime: RayRuntime, node: NodeFacts) -> Inspected:
+    name, wrong, found = runtime.name_of(node.id), "", versions()
+    actor = runtime.start(node, {}, 1)
+    try:
+        await runtime.greet(actor, name)
+    except SetupError as error:
+        wrong, found = str(error), {}
+    finally:
+        runtime.stop(actor)
+    return Inspected(name, node.address, node.total, found, wrong)
 
 
 @dataclass(slots=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ __all__ = ["Connection", "Host", "NodeFacts", "RayCluster", "connected", "nodes_
 
 LOCAL = "local"
 AUTO = "auto"
+KNOCK_S = 5.0
 STOP_S = 20.0  # how long a cluster that was started here may take to end
 
 
@@ -153,10 +156,29 @@ def _connect(cluster: RayCluster) -> Connection:
         if ray.is_initialized():
             connection = Connection(ray, cluster, is_ours=False)
         else:
+            _knock(cluster.address)
             _init(ray, cluster.address)
             connection = Connection(ray, cluster)
     _current.append(connection)
     return connection
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for a minute, and say so, where nobody listens."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        if address != AUTO:
+            raise InputError(
+                f"address is {address!r}, expected 'local', 'auto', HOST:PORT of a head node, or ray://HOST:PORT"
+            )
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except OSError as error:
+        raise SetupError(
+            f"no Ray cluster can be reached at {address!r}: {error}; is it running? "
+            "`ray start --head` starts one, and address 'local' one for this run alone"
+        ) from error
 
 
 def _init(ray: Any, address: str, **options: Any) -> None:
@@ -191,10 +213,9 @@ def _start(cluster: RayCluster) -> Connection:
 
 def _read_anew() -> None:
     """Have Ray read from the environment how to prove who it is, as it does by itself when it is imported."""
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _connect_to(ray: Any, host: Host, stack: contextlib.ExitStack) -> None:

@@ -64,8 +64,8 @@ class Recorder:
         self._folder = folder
         self._clock = clock
 
-    def uses(self, plan: Plan, endpoints: Endpoints) -> None:
-        """Write a pipeline, and the engines it runs on, into the manifest."""
+    def uses(self, plan: Plan, endpoints: Endpoints, cluster: Mapping[str, Any]) -> None:
+        """Write a pipeline, and the engines and nodes it runs on, into the manifest."""
         folder = self._folder
         if folder is None or plan.name in folder.manifest.pipelines:
             return
@@ -75,6 +75,7 @@ class Recorder:
             pipelines={**folder.manifest.pipelines, plan.name: described},
             engines=dict(endpoints.pools),
             limits=dict(endpoints.limits),
+            cluster=cluster,
         )
 
     @property
