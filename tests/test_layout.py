@@ -46,7 +46,7 @@ NEIGHBOURS = frozenset(
 CONFINED: dict[str, tuple[str, ...]] = {
     "aiohttp": ("sage.engines.openai", "sage.testing.server"),
     "faiss": ("sage.index.",),
-    "matplotlib": ("sage.bench.",),
+    "matplotlib": ("sage.bench.figures",),
     "msgspec": ("sage.",),
     "numpy": ("sage.",),
     "opentelemetry": ("sage.runtime.telemetry",),

@@ -317,6 +317,9 @@ class _Run:
                 engines=names if virtual else {**names, CPU_POOL: (CPU_POOL,)},
                 kind=lab.kind,
             )
+            atonce = sum(schedule.clients or len(schedule.times) for schedule in self._schedules)
+            endpoints = [name for several in folder.manifest.engines.values() for name in several]
+            folder.update(limits=dict.fromkeys(endpoints, atonce))  # nothing holds a call back but its job
             loop = PlainLoop(engines, lab.index, setup.size, threads, lab.slots, folder, clock)
             began = clock()
 

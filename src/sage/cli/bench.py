@@ -15,6 +15,7 @@ import typer
 from sage.cli.bench_calibrate import calibrate
 from sage.cli.bench_checks import audit, compare
 from sage.cli.bench_experiments import NAMES, command
+from sage.cli.bench_report import report
 from sage.cli.bench_serve import serve
 from sage.cli.output import Bar, print_json, say, shown_seconds
 from sage.errors import InputError, nearest
@@ -41,6 +42,7 @@ app.command()(serve)
 app.command()(compare)
 app.command()(audit)
 app.command()(calibrate)
+app.command()(report)
 for _name in NAMES:
     app.command(_name)(command(_name))
 

@@ -1,0 +1,165 @@
+"""Draws the figures of a report from values, and remembers what each was drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from sage.bench import figures
+from sage.bench.figures import Series
+from sage.bench.report.values import FORMS, Origin, Value
+from sage.bench.results import StoredCell
+from sage.events import TaskEnded
+
+__all__ = ["Canvas", "Drawn", "Lined"]
+
+JOBS_IN_GANTT = 12
+
+
+class Drawn(msgspec.Struct, frozen=True, kw_only=True):
+    """What a figure shows: the origin of every value, or the files its samples came from."""
+
+    values: Mapping[str, tuple[Origin | None, ...]] = {}
+    numbers: Mapping[str, tuple[float | None, ...]] = {}
+    files: Mapping[str, str] = {}  # file -> sha256
+
+
+#: Values along an axis, and half of the interval of each.
+Lined = tuple[Sequence[Value | None], Sequence[Value | None]]
+
+
+class Canvas:
+    """Where figures go.
+
+    Args:
+        folder: gets ``KEY.svg``, ``KEY.pdf`` and ``KEY.png`` of each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.drawn: dict[str, Drawn] = {}
+
+    def dual_axis(
+        self,
+        key: str,
+        *,
+        places: Sequence[Value],
+        bars: Mapping[str, Lined],
+        lines: Mapping[str, Lined],
+        x: str,
+        y_bars: str,
+        y_lines: str,
+        shade: tuple[float, float] | None = None,
+        shade_label: str = "",
+    ) -> None:
+        """Bars and lines over places, with a region shaded."""
+        figures.dual_axis(
+            self._path(key, {**bars, **lines}),
+            places=_ticks(places),
+            bars=_series(bars),
+            lines=_series(lines),
+            x=x,
+            y_bars=y_bars,
+            y_lines=y_lines,
+            shade=shade,
+            shade_label=shade_label,
+        )
+
+    def grouped_bars(
+        self, key: str, *, places: Sequence[Value], bars: Mapping[str, Lined], x: str, y: str
+    ) -> None:
+        """Bars side by side."""
+        path = self._path(key, bars)
+        figures.grouped_bars(path, places=_ticks(places), bars=_series(bars), x=x, y=y)
+
+    def scaling(
+        self,
+        key: str,
+        *,
+        places: Sequence[Value],
+        series: Mapping[str, Lined],
+        x: str,
+        y: str,
+        y_efficiency: str,
+    ) -> None:
+        """Speed-up and efficiency."""
+        figures.scaling(
+            self._path(key, series),
+            places=[place.number for place in places],
+            series=_series(series),
+            x=x,
+            y=y,
+            y_efficiency=y_efficiency,
+        )
+
+    def radar(self, key: str, *, spokes: Sequence[str], series: Mapping[str, Lined]) -> None:
+        """Values from 0 to 1 on spokes."""
+        figures.radar(self._path(key, series), spokes=spokes, series=_series(series))
+
+    def cdf(self, key: str, *, cells: Mapping[str, Sequence[StoredCell]], x: str) -> None:
+        """Times from due to done of the jobs of some cells."""
+        samples: dict[str, list[float]] = {}
+        files: dict[str, str] = {}
+        for label, several in cells.items():
+            samples[label] = [
+                request.ended - request.scheduled
+                for cell in several
+                for request in cell.requests()
+                if request.outcome == "done" and not request.warmup
+            ]
+            for cell in several:
+                files[f"{cell.manifest.name}/requests.jsonl"] = cell.manifest.sha256["requests.jsonl"]
+        self.drawn[key] = Drawn(files=files)
+        figures.cdf(self.folder / key, samples=samples, x=x)
+
+    def gantt(self, key: str, *, cell: StoredCell, x: str) -> None:
+        """The calls of the first counted jobs of a cell, a job a row."""
+        warm = [request.id for request in cell.requests() if not request.warmup][:JOBS_IN_GANTT]
+        rows: dict[str, list[tuple[float, float, str]]] = {f"job {number}": [] for number in warm}
+        for event in cell.events():
+            if isinstance(event, TaskEnded) and event.job in warm:
+                spans = rows[f"job {event.job}"]
+                if event.dispatched - event.ready > 1e-4:
+                    spans.append((event.ready, event.dispatched, "waiting"))
+                spans.append((event.dispatched, event.t, event.step.split(".")[0]))
+        start = min((span[0] for spans in rows.values() for span in spans), default=0.0)
+        self.drawn[key] = Drawn(
+            files={f"{cell.manifest.name}/events.jsonl": cell.manifest.sha256["events.jsonl"]}
+        )
+        figures.gantt(
+            self.folder / key,
+            rows={
+                label: [(low - start, high - start, kind) for low, high, kind in spans]
+                for label, spans in rows.items()
+            },
+            x=x,
+        )
+
+    def _path(self, key: str, series: Mapping[str, Lined]) -> Path:
+        self.drawn[key] = Drawn(
+            values={
+                label: tuple(None if value is None else value.origin for value in values)
+                for label, (values, _) in series.items()
+            },
+            numbers={
+                label: tuple(None if value is None else value.number for value in values)
+                for label, (values, _) in series.items()
+            },
+        )
+        return self.folder / key
+
+
+def _series(lined: Mapping[str, Lined]) -> list[Series]:
+    return [Series(label, _numbers(values), _numbers(halves)) for label, (values, halves) in lined.items()]
+
+
+def _numbers(values: Sequence[Value | None]) -> list[float | None]:
+    return [None if value is None else value.number for value in values]
+
+
+def _ticks(places: Sequence[Value]) -> list[str]:
+    return [
+        place.content if isinstance(place.content, str) else FORMS["plain"](place.content) for place in places
+    ]
