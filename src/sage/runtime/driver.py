@@ -93,6 +93,8 @@ class Driver:
             if run.is_limited:
                 async with self._limit(job):
                     await self._steps.advance(job)
+            elif program.is_chain and program.is_plain and listen is None:
+                await self._steps.run_chain(job)  # as advance would, one layer down
             else:
                 await self._steps.advance(job)
             outcome = "done"

@@ -103,7 +103,9 @@ class Inline:
             return JobFailure(index, values, "failed", failure, name)
         if done - arrived > SLOW_STEP_S:
             self._tell_slow(_job(run, program, index, values, said, stamps))
-        self._ledger.count(run, "done")
+        run.counts["done"] += 1
+        if run.on_end is not None:
+            run.on_end("done")
         if run.log is not None:
             del stamps[-1]
             tenant, priority, deadline_s = said[0], said[1] or 0, said[2]

@@ -29,9 +29,10 @@ class EventCounts:
 
     def add(self, events: Sequence[Event]) -> None:
         """Count these too."""
-        self.jobs.update(
-            [(event.pipeline, event.outcome) for event in events if type(event) is JobEnded]
-        )  # at once: of inline pipelines there are hundreds of thousands a second
+        ended = [(event.pipeline, event.outcome) for event in events if type(event) is JobEnded]
+        self.jobs.update(ended)  # at once: of inline pipelines there are hundreds of thousands a second
+        if len(ended) == len(events):
+            return
         for event in events:
             if type(event) is TaskEnded:
                 end = (event.pool, event.endpoint)

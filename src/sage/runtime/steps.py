@@ -40,12 +40,12 @@ class Steps:
         if not job.program.is_chain:
             await self._run_graph(job)
         elif job.goes_straight:
-            await self._run_chain(job)
+            await self.run_chain(job)
         else:
             for node in job.program.nodes:
                 await self._run_node(job, node)
 
-    async def _run_chain(self, job: Job) -> None:
+    async def run_chain(self, job: Job) -> None:
         """A chain that nobody is told of while it runs, and in which every step counts."""
         values, stamps, clock = job.record, job.stamps, self._clock
         for node in job.program.nodes:

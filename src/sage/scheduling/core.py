@@ -175,6 +175,9 @@ class Scheduler:
             raise InternalError(f"task {view.id} {wrong}")
         pool = self._pools.get(view.pool) or self._open_pool(view.pool)
         task = self._new_task(view, pool)
+        if not event.more and pool.fleet.room and pool.line.passes(task, now):
+            self._call([task], pool, now, out)
+            return
         self._queue(task, now, out)
         if not event.more and (pool.fleet.room or pool.fleet.down_since is not None):
             self._fill(pool, now, out)
@@ -283,14 +286,18 @@ class Scheduler:
         """Start calls while there is room and somebody waits; give up those that wait in vain."""
         fleet, line = pool.fleet, pool.line
         while fleet.room and line.queued and (tasks := line.pop(now, idle=fleet.in_flight == 0)):
-            call = fleet.start(tasks, now)
-            call.queued = line.queued
-            for task in tasks:
-                line.share.charge(task)
-            self._retries.called(call.endpoint.budget)
-            out.append(Start(tuple([task.view.id for task in tasks]), call.endpoint.name))
+            self._call(tasks, pool, now, out)
         if fleet.down_since is not None and line.queued:
             self._park(pool, now, out)
+
+    def _call(self, tasks: list[Task], pool: Pool, now: float, out: list[Command]) -> None:
+        """Start a call for tasks that do not queue any more."""
+        call = pool.fleet.start(tasks, now)
+        call.queued = pool.line.queued
+        for task in tasks:
+            pool.line.share.charge(task)
+        self._retries.called(call.endpoint.budget)
+        out.append(Start(tuple([task.view.id for task in tasks]), call.endpoint.name))
 
     def _park(self, pool: Pool, now: float, out: list[Command]) -> None:
         """The pool is down: its tasks wait for a probe to succeed, for a while."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sage.scheduling.batch import Batch, Group
 from sage.scheduling.lanes import Task
-from sage.scheduling.share import Share
+from sage.scheduling.share import OneLane, Share
 from sage.scheduling.views import BatchLimits
 
 __all__ = ["Line"]
@@ -22,9 +22,25 @@ class Line:
         self.share = share
         self.queued = 0  # tasks, those held included
         self._batch = batch
+        self._keeps_no_turns = type(share) is OneLane
         self._groups: dict[str, Group] = {}  # batch key -> those with that key that queue
         self._held: dict[str, Group] = {}  # of them, those not opened yet
         self._tickets = 0
+
+    def passes(self, task: Task, now: float) -> bool:
+        """Whether a task that is ready may start without having queued: it would come out again at once.
+
+        So it is if nobody queues, nobody is waited for, and nothing is noted down of whose turn it was.
+        """
+        if (
+            self.queued
+            or task.view.batch_key is not None
+            or not self._keeps_no_turns
+            or task.late.after < now
+        ):
+            return False
+        task.queued_at = now
+        return True
 
     def push(self, task: Task, now: float, *, idle: bool) -> float | None:
         """Queue a task. Returns when a group that began to wait for company must be opened, if one did."""
