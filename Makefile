@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: examples help install models demo test check lint types sizes format docs soak test-vllm bench-overhead bench-decisions bench-peers lock clean
+.PHONY: examples help install models demo test check lint types sizes format docs soak test-vllm bench-overhead bench-decisions bench-simulated bench-peers lock clean
 
 help: ## print this list
 	@echo "make COMMAND [PYTHON=python3.12]"

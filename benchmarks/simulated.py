@@ -1,26 +1,28 @@
 """Simulated tasks per second of CPU: the product's own driver and scheduler, in virtual time, on emulated engines.
 
-    python benchmarks/simulated.py [--jobs N] [--rounds N] [--large]
+    python benchmarks/simulated.py [--jobs N] [--rounds N] [--large [N]] [--kind tokens|constant] [--out FILE]
 
-Prints one JSON object. Each figure is the best of interleaved rounds, in tasks per second of CPU time of one core,
+Gives one JSON object. Each figure is the best of interleaved rounds, in tasks per second of CPU time of one core,
 set-up left out. ``constant`` are engines whose calls take a fixed time, ``tokens`` token-level emulation of
 continuous batching (answers of about 100 tokens); ``recorded`` also writes the event log. ``engine_alone`` is the
-emulated engine without a session. ``--large`` runs a million tasks on 1,000 endpoints once, and prints its memory.
+emulated engine without a session. ``--large`` also runs a million tasks (or N) on 1,000 endpoints of 64 places, once,
+all 64,000 places taken; with its time and memory. ``--rounds 0 --large`` runs nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import platform
 import resource
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
+
+import msgspec
+from rounds import noise, say, surroundings
 
 from sage import Pipeline, Session
 from sage.engines.base import Engine, GenerateRequest, Message, ignore_pieces
@@ -77,37 +79,61 @@ async def engine_alone(jobs: int) -> float:
     return jobs / (process_time() - began)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large", action="store_true")
-    given = parser.parse_args()
-    found: dict[str, float] = {}
+def rounds(jobs: int, number: int, home: Path) -> dict[str, int]:
+    """The best of each figure."""
+    found: dict[str, int] = {}
 
     def keep(name: str, value: float) -> None:
-        found[name] = max(found.get(name, 0.0), round(value))
+        found[name] = max(found.get(name, 0), round(value))
 
+    for _ in range(number):
+        keep("engine_alone", run_virtual(engine_alone(jobs)))
+        for kind in OUTPUT:
+            for record in (False, True):
+                name = f"{kind}_recorded" if record else kind
+                keep(name, run_virtual(tasks_per_s(kind, jobs, endpoints=4, record=record, home=home)))
+    return found
+
+
+def large(kind: str, tasks: int, home: Path) -> dict[str, Any]:
+    """Many tasks on 1,000 endpoints."""
+    say(f"{tasks:,} tasks on 1,000 endpoints, {kind} …")
+    wall, cpu = perf_counter(), process_time()
+    rate = run_virtual(tasks_per_s(kind, tasks, endpoints=1000, record=False, home=home))
+    return {
+        "kind": kind,
+        "tasks": tasks,
+        "endpoints": 1000,
+        "tasks_per_cpu_s": round(rate),
+        "cpu_s": process_time() - cpu,
+        "wall_s": perf_counter() - wall,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", type=int, nargs="?", const=1_000_000, metavar="N")
+    parser.add_argument("--kind", choices=list(OUTPUT), default="tokens", help="of the large run's engines")
+    parser.add_argument("--out", type=Path, help="write the JSON to this file, not to standard output")
+    given = parser.parse_args()
+    before = noise()
+    report: dict[str, Any] = {"benchmark": "simulated", **surroundings()}
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        for _ in range(given.rounds):
-            keep("engine_alone", run_virtual(engine_alone(given.jobs)))
-            for kind in OUTPUT:
-                for record in (False, True):
-                    name = f"{kind}_recorded" if record else kind
-                    work = tasks_per_s(kind, given.jobs, endpoints=4, record=record, home=home)
-                    keep(name, run_virtual(work))
-        report: dict[str, Any] = {"jobs": given.jobs, "rounds": given.rounds, "tasks_per_cpu_s": found}
+        if given.rounds:
+            figures = rounds(given.jobs, given.rounds, Path(folder))
+            report |= {"jobs": given.jobs, "rounds": given.rounds, "tasks_per_cpu_s": figures}
         if given.large:
-            work = tasks_per_s("tokens", 1_000_000, endpoints=1000, record=False, home=home)
-            report["large"] = {
-                "tasks": 1_000_000,
-                "endpoints": 1000,
-                "tasks_per_cpu_s": round(run_virtual(work)),
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            }
-    report |= {"python": platform.python_version(), "machine": platform.machine()}
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+            report["large"] = large(given.kind, given.large, Path(folder))
+    report["noise"] = {"before": before, "after": noise()}
+    encoded = msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+    if given.out is None:
+        sys.stdout.write(encoded.decode())
+    else:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_bytes(encoded)
 
 
 if __name__ == "__main__":
