@@ -174,7 +174,9 @@ class Fleet:
         endpoint.free = free
         if allowed > 0:
             endpoint.placed = True
-            self._place.update(self._view(endpoint, allowed))
+            state = "healthy" if endpoint.is_plain else endpoint.state
+            tokens = endpoint.in_flight_tokens
+            self._place.update(EndpointView(endpoint.name, self.pool, allowed, in_flight, tokens, state))
         elif endpoint.placed:
             endpoint.placed = False
             self._place.remove(endpoint.name)
