@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -271,3 +272,41 @@ def test_what_cannot_be_replayed_is_one_line_and_exit_2(
 ) -> None:
     assert typed(*options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_with_a_profile_answers_are_as_long_as_they_were(tmp_home: Settings) -> None:
+    lengths = {f"q{n} {'x' * (n * 7 % 50)}": n % 4 + 1 for n in range(40)}
+
+    class Uneven(FakeEngine):
+        async def generate(self, request: GenerateRequest, emit: Any) -> Reply:
+            wanted = lengths.get(request.messages[-1].content, 4)
+            return await super().generate(msgspec.structs.replace(request, max_tokens=wanted), emit)
+
+    run = record(tmp_home, CHAT, engines={"llm": Uneven(limit=2, token_s=0.05)})
+    found = replay(run, [], profile="vllm-llama-3.1-8b")
+    assert found.rows[0].figures.tasks == found.recorded.tasks
+    told, was = (
+        (figures.out_tokens_per_s or 0) * figures.simulated_s
+        for figures in (found.rows[0].figures, found.recorded)
+    )
+    assert told == pytest.approx(was)
+
+
+def test_pipelines_that_ran_together_are_replayed_together(tmp_home: Settings) -> None:
+    rows = [{"q": f"q{n}"} for n in range(20)]
+    more = [{"q": f"q{n}", "items": ["a", "b"]} for n in range(10)]
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        engines = {"llm": FakeEngine(limit=3, token_s=0.05)}
+        async with Session(
+            engines=engines, settings=tmp_home, clock=clock, policy="share=fair_pipelines"
+        ) as session:
+            parts = [(CHAT, rows, {"max_inflight": 4}), (NOTES, more)]
+            await session.run_all(parts, stagger_s=1.0)
+
+    run_virtual(main())
+    found = replay(list_runs(tmp_home)[0], ["fifo"])
+    assert found.rows[0].figures.tasks == found.recorded.tasks
+    assert abs(found.error["mean_s"]) < 0.03
+    assert [one.name for one in found.rows[0].figures.classes] == ["chat/default", "notes/default"]

@@ -27,6 +27,7 @@ __all__ = ["Advice", "Evidence", "Setting", "Trials", "advise"]
 CANDIDATES = ("fifo", "load_aware", "priority", "slack")
 FOLLOWED = 2  # policies whose endpoints are searched
 LEAST_GAIN = 0.005  # attainment that twice the endpoints must add, or more will not help
+FEW_LIMITS = 16  # below it, those between the powers of two are tried as well: a knee needs five points
 LEAST_RUNS = 3  # for an interval over seeds
 
 
@@ -215,7 +216,9 @@ def _limits(search: _Search, best: Evidence) -> tuple[SweetSpot, tuple[int, int]
             None,
             best,
         )
-    limits = sorted({*(2**power for power in range(int(math.log2(most)) + 1)), most})
+    powers = [2**power for power in range(int(math.log2(most)) + 1)]
+    between = [3 * power // 2 for power in powers if most < FEW_LIMITS and 2 < 3 * power // 2 < most]
+    limits = sorted({*powers, *between, most})
     rows = [
         search.of(Setting(best.setting.policy, best.setting.endpoints, limit), "limit")
         if limit != most
@@ -318,7 +321,8 @@ def _limit_line(setting: Setting, region: SweetSpot, met: tuple[int, int] | None
     if region.low is not None and region.high is not None:
         return f"calls at once on each endpoint: {region.low:.0f} to {region.high:.0f}, from the knee of throughput on"
     if met is not None:
-        return f"calls at once on each endpoint: {met[0]} to {met[1]} meet it; no knee of throughput: {region.why}"
+        span = f"{met[0]} to {met[1]} meet it" if met[0] < met[1] else f"only {met[0]} meets it"
+        return f"calls at once on each endpoint: {span}; no knee of throughput: {region.why}"
     return f"calls at once on each endpoint: as they are; {region.why or 'no limit that was tried meets it'}"
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from sage.bench.replay_log import Recorded, RecordedJob, read_recorded
-from sage.bench.replay_pipelines import Replayed, ReplayEngine, pipelines_of, pool_of
+from sage.bench.replay_pipelines import ProfiledEngine, Replayed, ReplayEngine, pipelines_of, pool_of
 from sage.bench.simulation_figures import CellFigures, figures_of
 from sage.engines.base import Engine
 from sage.engines.emulated import EmulatedEngine, EmulatedOptions
@@ -34,6 +34,10 @@ __all__ = ["Replay", "Source", "assumptions_of", "replay", "replay_events", "rep
 
 #: Pool -> how many endpoints it has instead, if another number, and how many calls at once each takes, if others.
 Varied = Mapping[str, tuple[int | None, int | None]]
+
+#: To pull a record takes a moment, as it did, at most so long: else jobs that came one after the other would come at the
+#: same instant, and orders could not tell them apart.
+PULL_S = 1e-3
 
 #: Told of every job that ended: how many so far, of how many.
 Progress = Callable[[int, int], None]
@@ -225,7 +229,12 @@ async def _pulled(session: Session, source: Source, tell: Callable[[], None]) ->
 
     async def records(jobs: list[RecordedJob]) -> AsyncIterator[dict[str, Any]]:
         await asyncio.sleep(jobs[0].arrived - start)
+        earlier = jobs[0].arrived
         for job in _from(jobs):
+            gap_s = min(job.arrived - earlier, PULL_S)
+            if gap_s > 0:
+                await asyncio.sleep(gap_s)
+            earlier = job.arrived
             yield source.replayed.record(job)
 
     parts = [
@@ -260,7 +269,8 @@ def _engine(source: Source, name: str, limit: int, done: dict[str, int]) -> Engi
     if source.profile is None:
         return ReplayEngine(name, limit, source.replayed.calls, done)
     options = EmulatedOptions(output="max", limit=limit, pieces="first")
-    return EmulatedEngine(load_profile(source.profile), options, name=name)
+    emulated = EmulatedEngine(load_profile(source.profile), options, name=name)
+    return ProfiledEngine(emulated, source.replayed.calls)
 
 
 # --- what is said about it -----------------------------------------------------------------------------

@@ -12,8 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from sage.bench.replay_log import Chain, Made, Recorded, RecordedJob
-from sage.engines.base import EmbedReply, EmbedRequest, Emit, EngineInfo, GenerateRequest, Piece, Reply, Usage
+from sage.engines.base import (
+    EmbedReply,
+    EmbedRequest,
+    Emit,
+    Engine,
+    EngineInfo,
+    GenerateRequest,
+    Piece,
+    Reply,
+    Usage,
+)
 from sage.errors import EngineError
 from sage.events import PipelineSeen
 from sage.graph.step import Step
@@ -22,7 +34,7 @@ from sage.ops.flow import each, loop, route
 from sage.pipeline import Pipeline
 from sage.runtime.trail import pattern
 
-__all__ = ["ReplayEngine", "Replayed", "pipelines_of"]
+__all__ = ["ProfiledEngine", "ReplayEngine", "Replayed", "pipelines_of"]
 
 CHARS_PER_TOKEN = 4
 CPU = "cpu"
@@ -262,3 +274,28 @@ class ReplayEngine:
         await asyncio.sleep(max(call.attempts[-1].service_s for call in calls))
         rows = np.ones((len(calls), 1), dtype=np.float32)
         return EmbedReply(rows, Usage(sum(call.prompt_tokens for call in calls)))
+
+
+class ProfiledEngine:
+    """An emulated endpoint whose answers are as long as a log says they were.
+
+    Args:
+        engine: gives the times.
+        calls: key of a call -> what became of it.
+    """
+
+    def __init__(self, engine: Engine, calls: Mapping[str, Made]) -> None:
+        self._engine = engine
+        self._calls = calls
+        self.info = engine.info
+
+    async def generate(self, request: GenerateRequest, emit: Emit) -> Reply:
+        """An empty answer of the right length; filler would be read by the steps that follow."""
+        call = self._calls[request.messages[-1].content.partition(" ")[0]]
+        asked = msgspec.structs.replace(request, max_tokens=max(1, call.completion_tokens))
+        reply = await self._engine.generate(asked, emit)
+        return msgspec.structs.replace(reply, text="")
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply:
+        """Rows, in the time the profile gives."""
+        return await self._engine.embed(request)

@@ -19,6 +19,16 @@ HEADER = (
     "policy", "jobs done", "rejected", "in time", "by work", "worst class", "mean", "p50", "p95", "p99", "jobs/s",
 )  # fmt: skip
 
+#: Figures that are compared, in the words of the table.
+NAMES = {
+    "mean_s": "mean",
+    "p50_s": "p50",
+    "p95_s": "p95",
+    "p99_s": "p99",
+    "in_time": "in time",
+    "jobs_per_s": "jobs/s",
+}
+
 
 def explain_under(stored: StoredRun, policies: Sequence[str], profile: str | None, *, as_json: bool) -> None:
     """Replay a run and print what came of it."""
@@ -44,7 +54,7 @@ def _shown(found: Replay) -> str:
     own = found.rows[0]
     recorded = table(HEADER, [_cells(found.recorded)])
     replayed = table(HEADER, [_cells(row.figures, " (its own)" if row.is_own else "") for row in found.rows])
-    errors = ", ".join(f"{name.removesuffix('_s')} {100 * off:+.1f} %" for name, off in found.error.items())
+    errors = ", ".join(f"{NAMES[name]} {100 * off:+.1f} %" for name, off in found.error.items())
     assumed = "\n".join(f"  - {text}" for text in found.assumptions)
     return (
         f"run {found.run_id}, as it was ({found.recorded_kind})\n{recorded}\n\n"
