@@ -44,11 +44,14 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 
 
 class Why(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What the scheduler decided by when it started a task. Counts include the task itself."""
+    """What the scheduler decided by when it started a task. Counts include the task itself.
 
-    key: tuple[float, ...]  # its place in the order, smallest first; times in it are the session's
-    in_flight: int  # calls on its endpoint, now that it started
-    limit: int  # calls at once that its endpoint gets
+    Nothing in it: there was nothing to decide, since it started at once and nobody else was waiting.
+    """
+
+    key: tuple[float, ...] = ()  # its place in the order, smallest first; times in it are the session's
+    in_flight: int = 0  # calls on its endpoint, now that it started
+    limit: int = 0  # calls at once that its endpoint gets
     queued: int = 0  # tasks of its pool that go on waiting
     queued_s: float = 0.0  # so long it had waited, by the scheduler's clock; 0: it started at once
     turn: float | None = None  # tokens its tenant was charged by then, by weight; None: nobody takes turns

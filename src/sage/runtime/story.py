@@ -261,6 +261,8 @@ def _sent(task: TaskEnded) -> str:
     company = f", together with {task.batch - 1} more" if task.batch > 1 else ""
     if why is None:
         return f"started on {task.endpoint}{company}"
+    if not why.limit:
+        return f"started on {task.endpoint}{company}; nobody was waiting"
     left = "nobody went on waiting" if not why.queued else f"{why.queued} went on waiting"
     reserve = ", by its tenant's reserve" if why.reserve else ""
     return f"started on {task.endpoint}, call {why.in_flight} of {why.limit}{company}{reserve}; {left}"

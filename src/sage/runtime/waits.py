@@ -84,7 +84,9 @@ class PoolWaits(msgspec.Struct, frozen=True, kw_only=True):
     limits: (
         tuple[int, int] | None
     )  # the least and the most calls at once that an endpoint got; None: not known
-    others: float  # calls of other runs on its endpoints, on average of the starts of this run
+    others: (
+        float  # calls of other runs on its endpoints, on average of this run's starts where somebody waited
+    )
 
 
 class JobHold(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,7 +279,7 @@ def _pool(pool: str, started: list[Started], turns: str, down: Sequence[tuple[fl
             if length > ROUNDING_S:
                 seconds[cause] += length
                 tasks[cause] += 1
-    limits = [one.task.why.limit for one in started if one.task.why is not None]
+    limits = [one.task.why.limit for one in started if one.task.why is not None and one.task.why.limit]
     return PoolWaits(
         pool=pool,
         tasks=len(started),
@@ -365,6 +367,6 @@ def _others(columns: _Columns) -> float:
     beside = [
         max(0.0, one.task.why.in_flight - round(at[one.task.endpoint, one.task.dispatched]))
         for one in columns.started
-        if one.task.why is not None
+        if one.task.why is not None and one.task.why.limit
     ]
     return math.fsum(beside) / len(beside) if beside else 0.0

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Scheduler"]
 
+NOTHING_TO_DECIDE = Why()
+
 #: Timers may fire a rounding error early: what is due this soon is due now.
 ROUNDING_S = 1e-6
 
@@ -405,6 +407,8 @@ class Scheduler:
         task = self._tasks[task_id]
         call = task.call
         assert call is not None, task_id
+        if not call.queued and call.started == task.queued_at:
+            return NOTHING_TO_DECIDE
         aside_s = 0.0 if task.aside_at is None else call.started - task.aside_at
         return Why(
             task.key,
