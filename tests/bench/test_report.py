@@ -19,7 +19,7 @@ from sage.bench.report.evidence import gather
 from sage.bench.report.latex import escaped
 from sage.bench.report.sections import SECTIONS
 from sage.bench.report.values import FORMS, OPERATIONS, Files, Read, Shown, Value, computed, evaluated
-from sage.bench.results import read_experiment
+from sage.bench.results import Axis, open_experiment, read_experiment, write_json
 from sage.bench.suites.experiments import EXPERIMENTS
 from sage.errors import InputError, InternalError
 
@@ -129,6 +129,35 @@ def test_a_stock_latex_sets_the_paper(report: Path, tmp_path: Path) -> None:
     done = subprocess.run(line, cwd=tmp_path / "paper", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull \\hbox" not in done.stdout
+
+
+def test_policies_are_drawn_on_spokes_and_named_by_their_presets(tmp_path: Path) -> None:
+    with open_experiment(
+        tmp_path / "policies", "policies", kind="simulated", config={}, preset="quick"
+    ) as folder:
+        for place, policy in enumerate(("admit=max_inflight(jobs=9),place=round_robin", "order=edf")):
+            for seed in range(3):
+                axes: dict[str, Axis] = {"policy": policy, "share": 0.95}
+                with folder.running(f"cell-{place}-{seed}", axes=axes, repeat=seed) as cell:
+                    figures = {
+                        "jobs_per_s": 2.0 + seed,
+                        "in_time": {"share": 0.5 + place / 4},
+                        "e2e_sched_s": {"mean": 1.0, "p50": 1.0, "p99": 4.0},
+                    }
+                    write_json(cell / "summary.json", {"figures": figures, "decision_us": {"mean": 9.0}})
+    made = make_report([tmp_path / "policies"], tmp_path / "report")
+    assert made.figures == ("policies-policies",)
+    section = (tmp_path / "report" / "section.tex").read_text()
+    assert "Figures without event logs: policies" in section
+    drawn = msgspec.json.decode((tmp_path / "report" / "values.json").read_bytes())["figures"]
+    assert set(drawn["policies-policies"]["values"]) == {"fifo", "order=edf"}
+
+
+def test_files_of_benchmarks_are_tables(tmp_path: Path) -> None:
+    root = REPORT.parents[3] / "results"
+    made = make_report([root / "overhead", root / "peers"], tmp_path)
+    assert made.parts == ("overhead", "peers")
+    assert "missed" in (tmp_path / "tables.tex").read_text()
 
 
 # ---- what is refused

@@ -146,7 +146,7 @@ def radar(path: Path, *, spokes: Sequence[str], series: Sequence[Series]) -> Non
         axes.set_theta_offset(np.pi / 2)
         axes.set_theta_direction(-1)
         axes.set_xticks(angles, spokes)
-        axes.tick_params(axis="x", pad=10)
+        axes.tick_params(axis="x", pad=16)
         axes.set_ylim(0, 1.05)
         axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"])
         axes.spines["polar"].set_visible(False)
@@ -250,10 +250,10 @@ def _legend(figure: Figure, several: Sequence[Any]) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if len(found) > 1 or several[1:]:
+        longest = max(map(len, found)) + 6  # and the key before it
+        ncols = max(1, min(len(found), int(13 * figure.get_figwidth()) // longest))
+        if ncols < len(found):
+            ncols = -(-len(found) // -(-len(found) // ncols))  # rows of like length
         figure.legend(
-            list(found.values()),
-            list(found),
-            loc="outside upper center",
-            ncols=len(found) if len(found) < 5 else 3,
-            frameon=False,
+            list(found.values()), list(found), loc="outside upper center", ncols=ncols, frameon=False
         )

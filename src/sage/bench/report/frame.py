@@ -189,6 +189,15 @@ def _limitations(evidence: Evidence, parts: Sequence[Part]) -> list[Text]:
     if partial:
         names = ", ".join(dict.fromkeys(source.stored.manifest.experiment for source in partial))
         said.append(prose(f"Not complete, and reported as far as they go: {names}."))
+    bare = [source for source in evidence.sources if not source.stored.cells[0].manifest.events_sha256]
+    if bare:
+        names = ", ".join(dict.fromkeys(source.stored.manifest.experiment for source in bare))
+        said.append(
+            prose(
+                f"Figures without event logs: {names}. These simulations give the same logs to the byte when they are run "
+                "again, and did not keep them; only the hashes of their figures could be checked."
+            )
+        )
     said.append(
         prose(
             "The hardware of the study that SAGE comes from (sixteen nodes, A100 accelerators, Qwen2.5-3B and BGE-large) was "

@@ -5,11 +5,23 @@
 from __future__ import annotations
 
 from sage.bench.report.sections import concurrency
+from sage.bench.report.sections import policies
 from sage.bench.report.sections import complexity
 from sage.bench.report.sections import pipelines
 from sage.bench.report.sections import stagger
 from sage.bench.report.sections import nodes
+from sage.bench.report.sections import serve
 from sage.bench.report.sections import overhead
 from sage.bench.report.sections import peers
 
-__all__ = ["complexity", "concurrency", "nodes", "overhead", "peers", "pipelines", "stagger"]
+__all__ = [
+    "complexity",
+    "concurrency",
+    "nodes",
+    "overhead",
+    "peers",
+    "pipelines",
+    "policies",
+    "serve",
+    "stagger",
+]
