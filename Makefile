@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: examples help install models demo test check lint types sizes format docs soak test-vllm bench-overhead bench-decisions bench-simulated bench-peers lock clean
+.PHONY: $(shell awk -F: '/^[a-z-]+:/ { print $$1 }' Makefile)
 
 help: ## print this list
 	@echo "make COMMAND [PYTHON=python3.12]"
@@ -77,6 +77,13 @@ bench-overhead: $(ALL) ## what SAGE itself costs, beside asyncio written by hand
 
 bench-peers: $(ALL) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)
+
+bench-load: $(ALL) ## how much load the load generator makes, and how true its figures are; 4 minutes
+	$(PY) benchmarks/load_generator.py --out results/load_generator/$$(date -u +%F)/load_generator.json $(ARGS)
+	$(PY) benchmarks/instrument.py --out results/instrument/$$(date -u +%F)/instrument.json
+
+bench-crosscheck: $(ALL) ## guidellm and aiperf beside SAGE on one server, each in an environment of its own; 10 minutes
+	$(PY) benchmarks/crosscheck/run.py --out results/crosscheck $(ARGS)
 
 examples: models ## run the ten pipelines of examples/ on the embedded models; ARGS="04_agent --records 1" narrows
 	$(PY) examples/run_ten.py $(ARGS)
