@@ -1,59 +1,92 @@
-"""Servers and pipelines under load, from ``sage bench serve``."""
+"""What clients of a server, or of a pipeline, saw under load."""
 
 from __future__ import annotations
 
 from sage.bench.report.canvas import Canvas
-from sage.bench.report.document import Part, Table, cells, prose
-from sage.bench.report.evidence import Evidence, Source
+from sage.bench.report.document import Block, Paragraph, Part, Table, Text, cells, prose
+from sage.bench.report.evidence import Evidence, Point, Source
 from sage.bench.report.sections import SECTIONS, Section
-from sage.bench.report.values import Shown
+from sage.bench.report.values import Shown, computed
 
-COLUMNS = (
-    ("requests/s", "requests_per_s", "number"),
-    ("tokens/s", "output_tokens_per_s", "number"),
-    ("first token, p50", "ttft_sched_s/p50", "seconds"),
-    ("p95", "ttft_sched_s/p95", "seconds"),
-    ("per token", "tpot_s/mean", "seconds"),
-    ("whole, p50", "e2e_sched_s/p50", "seconds"),
-    ("p95", "e2e_sched_s/p95", "seconds"),
-    ("p99", "e2e_sched_s/p99", "seconds"),
+#: Rows of the table: title, and the field of the summary.
+LATENCIES = (
+    ("time to first token, from due", "ttft_sched_s"),
+    ("time to first token, of the server", "ttft_s"),
+    ("time per output token", "tpot_s"),
+    ("time between tokens", "itl_s"),
+    ("time between chunks", "tbt_s"),
+    ("whole, from due", "e2e_sched_s"),
+    ("whole, of the server", "e2e_s"),
 )
+COLUMNS = (("mean", "mean"), ("p50", "p50"), ("p90", "p90"), ("p95", "p95"), ("p99", "p99"), ("most", "max"))
 
 
-def _build(evidence: Evidence, _canvas: Canvas) -> Part | None:
+def _build(evidence: Evidence, canvas: Canvas) -> Part | None:  # noqa: ARG001 - it draws nothing
     sources = evidence.of("serve")
     if not sources:
         return None
+    blocks: list[Block] = []
+    findings: list[Text] = []
+    for source in sources:
+        for number, point in enumerate(source.points):
+            said = _said(source, point)
+            blocks.append(Paragraph((*said, ".")))
+            blocks.append(_table(source, point, number))
+            findings.append(said)
     return Part(
         key="serve",
-        title="Servers under load",
-        blocks=tuple(_table(source) for source in sources),
+        title="Load of a server",
+        blocks=tuple(blocks),
+        findings=tuple(findings),
+        limits=(
+            prose(
+                "A load says how one server behaved under one kind of traffic, with prompts of common words."
+            ),
+        ),
         sources=tuple(source.root for source in sources),
     )
 
 
-def _table(source: Source) -> Table:
-    axes = list(source.points[0].axes)
-    rows = []
-    for point in source.points:
-        requests = point.sum("requests")
-        rows.append(
-            cells(
-                *(
-                    Shown(value := point.axis(axis), "text" if isinstance(value.content, str) else "plain")
-                    for axis in axes
-                ),
-                Shown(requests, "count") if requests is not None else "none",
-                *(point.shown(pointer, form) for _, pointer, form in COLUMNS),
-            )
-        )
-    caption = prose(
-        f"Load on {{name}}, {source.kind}: times from when a request was due; per token: mean time between the tokens of "
-        "an answer.",
-        name=Shown(source.fact("experiment"), "text"),
+def _said(source: Source, point: Point) -> Text:
+    """How much was served, and how much of it as it should be."""
+    rate, tokens = point.mean("requests_per_s"), point.mean("output_tokens_per_s")
+    done, counted = computed("sum", point.each("requests/done")), point.sum("requests")
+    share = point.mean("goodput/attainment/share")
+    status = Shown(source.fact("status"), "text")
+    if rate is None or tokens is None or done is None or counted is None:
+        return prose("A load came to nothing that can be told; it ended {status}", status=status)
+    given: dict[str, Shown | str] = {
+        "done": Shown(done, "count"),
+        "counted": Shown(counted, "count"),
+        "rate": Shown(rate, "number", point.half("requests_per_s")),
+        "tokens": Shown(tokens, "number", point.half("output_tokens_per_s")),
+        "status": status,
+        "name": source.root if not any(letter.isdigit() for letter in source.root) else "a load",
+    }
+    text = (
+        f"In {{name}} ({source.kind}, {{status}}), {{done}} of {{counted}} requests were answered, {{rate}} a second "
+        "with {tokens} output tokens a second"
     )
-    header = (*axes, "requests", *(title for title, _, _ in COLUMNS))
-    return Table(f"table-{source.root}", caption, header, tuple(rows), num_labels=len(axes))
+    if share is not None:
+        given["share"] = Shown(share, "percent", point.half("goodput/attainment/share"))
+        text += "; {share} of all requests met every objective"
+    return prose(text, given)
 
 
-SECTIONS["serve"] = Section("Servers under load", "sage bench serve", _build)
+def _table(source: Source, point: Point, number: int) -> Table:
+    rows = tuple(
+        cells(title, *(point.shown(f"{field}/{pointer}", "seconds") for _, pointer in COLUMNS))
+        for title, field in LATENCIES
+    )
+    return Table(
+        key=f"table-{source.root}" + ("" if number == 0 else f"-{number}"),
+        caption=prose(
+            f"Latencies that clients saw, {source.kind}; due is when the schedule wanted the request sent. A dash: the "
+            "sample is too small to tell."
+        ),
+        header=("", *(title for title, _ in COLUMNS)),
+        rows=rows,
+    )
+
+
+SECTIONS["serve"] = Section("Load of a server", "sage bench serve", _build)
