@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sage.bench.arrivals import Arrivals
@@ -49,6 +50,24 @@ def test_a_load_is_reported_with_every_number_from_its_files(repeats: int, tmp_p
     assert "requests were answered" in section
     assert "met every objective" in section
     assert ".." not in section.replace("...", "")
+
+
+def test_a_sweep_is_drawn_over_what_it_was_along(tmp_path: Path) -> None:
+    async def main(cell: Path, clients: int) -> None:
+        clock, engine = asyncio.get_running_loop().time, FakeEngine(ttft_s=0.1, limit=4)
+        arrivals = Arrivals(process="closed", clients=clients, jobs=80)
+        spec = msgspec.structs.replace(SPEC, arrivals=arrivals)
+        await load(spec, cell, Settings(home=tmp_path / "home"), engine=engine, clock=clock, kind="simulated")
+
+    with open_experiment(tmp_path / "sweep", "serve", kind="simulated", config={}) as experiment:
+        for clients in (1, 2, 4, 8, 16):
+            with experiment.running(f"c-{clients}", axes={"concurrency": clients}) as cell:
+                run_virtual(main(cell, clients))
+    made = make_report([tmp_path / "sweep"], tmp_path / "report")
+    assert made.figures == ("serve-sweep",)
+    assert not check_report(tmp_path / "report").faults
+    section = (tmp_path / "report" / "section.tex").read_text()
+    assert "The region worth running at is shaded." in section
 
 
 def test_a_load_whose_log_was_changed_is_not_reported(tmp_path: Path) -> None:

@@ -98,9 +98,10 @@ def test_json_is_one_object_whose_figures_the_folder_keeps(url: str, tmp_path: P
     done = served(url, tmp_path / "out", "--json", "--repeats", "2")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    assert (told["experiment"], told["kind"], len(told["repeats"])) == ("serve", "measured", 2)
+    (one,) = told["loads"]
+    assert (told["experiment"], told["kind"], len(one["repeats"])) == ("serve", "measured", 2)
     kept = json.loads((tmp_path / "out" / "repeat-1" / "summary.json").read_text())
-    assert told["repeats"][1] == kept
+    assert one["repeats"][1] == kept
 
 
 def test_the_flat_file_has_vllms_names(url: str, tmp_path: Path) -> None:
@@ -187,6 +188,22 @@ def test_a_pipeline_is_loaded(tmp_path: Path) -> None:
     assert invoke("audit", str(tmp_path / "out")).exit_code == 0
 
 
+def test_a_sweep_has_a_row_for_each_load_and_says_where_the_knee_is(url: str, tmp_path: Path) -> None:
+    words = [word for count in "12345" for word in ("--max-concurrency", count)]
+    out = tmp_path / "out"
+    done = invoke(
+        "serve", "--base-url", url, "--num-prompts", "10", "--random-input-len", "5", "--random-output-len", "3",
+        "--goodput", "e2el:9000", "--out", str(out), *words,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[0] == "concurrency"
+    assert [line.split()[0] for line in lines[1:6]] == ["1", "2", "3", "4", "5"]
+    assert lines[6].startswith(("no knee", "more concurrency"))
+    assert len(list(out.glob("concurrency-*_repeat-0"))) == 5
+    assert invoke("audit", str(out)).exit_code == 0
+
+
 def test_the_suites_are_listed() -> None:
     assert "serve" in json.loads(invoke("list", "--json").stdout)["suites"]
 
@@ -221,6 +238,16 @@ def test_the_suites_are_listed() -> None:
         (("--base-url", "http://x", "--metric-percentiles", "75"), "choose from 50, 90, 95, 99, 99.9"),
         (("--base-url", "http://x", "--goodput", "ttft:x"), "expected ttft:MILLISECONDS"),
         (("--base-url", "http://x", "stray"), "objective 'stray'"),
+        (("--base-url", "http://x", *("--max-concurrency", "1") * 2), "has a value twice"),
+        (
+            (
+                "--base-url",
+                "http://x",
+                *(w for n in "12" for w in ("--max-concurrency", n, "--request-rate", n)),
+            ),
+            "sweep one of them",
+        ),
+        (("--pipeline", "p.yaml", "--temperature", "1"), "--temperature says nothing about a pipeline"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(words: tuple[str, ...], wrong: str) -> None:
@@ -252,8 +279,8 @@ def test_options_say_how_requests_come(
 
     seen: list[Any] = []
 
-    def stop(spec: Any, *_: Any) -> Any:
-        seen.append(spec)
+    def stop(points: Any, *_: Any) -> Any:
+        seen.extend(point.spec for point in points)
         raise InputError("enough")
 
     monkeypatch.setattr(bench_serve, "_carried_out", stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +18,9 @@ from sage.clock import monotonic
 from sage.errors import InputError
 
 if TYPE_CHECKING:
-    from sage.bench.load_run import OnEnd, Records
-    from sage.bench.serve_spec import Serve
-    from sage.bench.suites.serve import Served
+    from sage.bench.load_run import OnEnd
+    from sage.bench.suites.serve import Point, Served
+    from sage.cli.bench_serve_said import Piped
     from sage.events import Outcome
 
 __all__ = ["serve"]
@@ -65,12 +65,17 @@ def serve(
         typer.Option(min=1, help="Requests that count; 400, or all of a trace.", show_default=False),
     ] = None,
     request_rate: Annotated[
-        float | None,
-        typer.Option(help="Requests a second, inf: all at once or as slots are free.", show_default="inf"),
+        list[float] | None,
+        typer.Option(
+            help="Requests a second; inf: all at once, or as clients are free. Repeated: one load each.",
+            show_default="inf",
+        ),
     ] = None,
     max_concurrency: Annotated[
-        int | None,
-        typer.Option(min=1, help="Requests at once. Without a rate: so many clients, one request each."),
+        list[int] | None,
+        typer.Option(
+            min=1, help="Requests at once; without a rate, so many clients. Repeated: one load each."
+        ),
     ] = None,
     burstiness: Annotated[
         float, typer.Option(help="Of gaps: 1 is Poisson, less is burstier, inf is even.")
@@ -144,31 +149,37 @@ def serve(
 
     Without --request-rate, --max-concurrency clients send one request after the other (closed loop). With it, requests
     come at that rate however slowly they are answered (open loop), and what they wait for a slot is part of their
-    latency. The result is a folder that sage bench audit, compare and report read.
+    latency. Several values of either make a load each, and show where more stops paying. The result is a folder that
+    sage bench audit, compare and report read.
 
     Ends with 1 if requests failed or the load was cut short, 3 if the server cannot be reached, 130 if interrupted.
     """
     from sage.bench.prompts import Sampling
-    from sage.bench.serve_spec import Serve, plan_of
+    from sage.bench.serve_spec import Serve
     from sage.bench.slo import parse_slo
-    from sage.cli.bench_serve_said import arrivals_said, piped_said, prompts_said, target_said
+    from sage.bench.suites.serve import Point
+    from sage.cli.bench_serve_said import arrivals_said, piped_said, prompts_said, sweep_said, target_said
     from sage.cli.bench_serve_shown import Shown
 
     shown = Shown.parse(percentile_metrics, metric_percentiles)
     if (base_url is None) == (pipeline is None):
         raise InputError("say what is loaded: --base-url URL of a server, or --pipeline FILE.yaml")
-    arrivals = arrivals_said(
-        num_prompts=num_prompts,
-        rate=request_rate,
-        max_concurrency=max_concurrency,
-        burstiness=burstiness,
-        burst_size=burst_size,
-        think_s=think_s,
-        ramp=(ramp_up_strategy, ramp_up_start_rps, ramp_up_end_rps),
-        trace=dataset_path if dataset_name == "trace" else None,
-    )
+    sweep = sweep_said(max_concurrency or [], request_rate or [])
+    arrivals = [
+        arrivals_said(
+            num_prompts=num_prompts,
+            rate=one.rate,
+            max_concurrency=one.concurrency,
+            burstiness=burstiness,
+            burst_size=burst_size,
+            think_s=think_s,
+            ramp=(ramp_up_strategy, ramp_up_start_rps, ramp_up_end_rps),
+            trace=dataset_path if dataset_name == "trace" else None,
+        )
+        for one in sweep
+    ]
     spec = Serve(
-        arrivals=arrivals,
+        arrivals=arrivals[0],
         prompts=prompts_said(
             dataset=dataset_name,
             path=dataset_path,
@@ -179,7 +190,6 @@ def serve(
         ),
         sampling=Sampling(temperature=temperature, top_p=top_p, timeout_s=timeout_s),
         warmups=num_warmups,
-        max_concurrency=max_concurrency if arrivals.process != "closed" else None,
         slo=parse_slo([*(goodput or []), *(objectives or [])]),
         seed=seed,
     )
@@ -199,12 +209,28 @@ def serve(
         spec = msgspec.structs.replace(spec, target=target)
     else:
         assert pipeline is not None
-        only = {"model": model, "endpoint": endpoint, "extra-body": extra_body, "ignore-eos": ignore_eos}
         _refuse(
             "a pipeline",
-            {**only, "count-along": count_along, "timeout-s": timeout_s, "dataset-path": dataset_path},
+            {
+                "model": model,
+                "endpoint": endpoint,
+                "backend": backend != "openai-chat",
+                "extra-body": extra_body,
+                "ignore-eos": ignore_eos,
+                "count-along": count_along,
+                "timeout-s": timeout_s,
+                "temperature": temperature,
+                "top-p": top_p,
+                "dataset-path": dataset_path,
+                "random-input-len": random_input_len != "1024",
+                "random-output-len": random_output_len != "128",
+                "random-prefix-len": random_prefix_len,
+            },
         )
-        if max_concurrency is not None and arrivals.process != "closed":
+        if any(
+            one.concurrency is not None and how.process != "closed"
+            for one, how in zip(sweep, arrivals, strict=True)
+        ):
             raise InputError("--max-concurrency and a rate: a pipeline's engines have limits of their own")
         piped = piped_said(
             pipeline, source, engine=engine or [], index=index or [], policy=policy, imports=imports or []
@@ -213,11 +239,16 @@ def serve(
         spec = msgspec.structs.replace(
             spec, pipeline=piped.described, records=source, options=options, session=piped.session
         )
-    table = plan_of(spec).table
-    make = None if piped is None else piped.make(table.num_warmups, len(table.schedule.times))
-    found = _carried_out(
-        spec, out, repeats, make, {} if piped is None else piped.data, repeats * len(table.due)
-    )
+    points = [
+        Point(
+            one.axes,
+            msgspec.structs.replace(
+                spec, arrivals=how, max_concurrency=one.concurrency if how.process != "closed" else None
+            ),
+        )
+        for one, how in zip(sweep, arrivals, strict=True)
+    ]
+    found = _carried_out(points, out, repeats, piped)
     shown.tell(found, as_json=as_json)
     if save_result:
         shown.save(found, result_dir, result_filename)
@@ -230,28 +261,23 @@ def _refuse(what: str, said: Mapping[str, object]) -> None:
             raise InputError(f"--{name} says nothing about {what}; leave it out")
 
 
-def _carried_out(
-    spec: Serve,
-    out: Path | None,
-    repeats: int,
-    records: Callable[[], Records] | None,
-    data: Mapping[str, str],
-    total: int,
-) -> Served:
+def _carried_out(points: Sequence[Point], out: Path | None, repeats: int, piped: Piped | None) -> Served:
+    from sage.bench.serve_spec import plan_of
     from sage.bench.suites.serve import serve as carry_out
     from sage.runtime.runs import new_run_id
     from sage.settings import Settings
 
     folder = out if out is not None else Path("sage-results") / f"serve-{new_run_id()}"
+    total = repeats * sum(len(plan_of(point.spec).table.due) for point in points)
     with _ticking("requests", total) as on_end:
         return carry_out(
-            spec,
+            points,
             folder,
             Settings.load(),
             repeats=repeats,
-            records=records,
+            records=None if piped is None else piped.make,
             command=shlex.join(["sage", *sys.argv[1:]]),
-            data=data,
+            data={} if piped is None else piped.data,
             on_end=on_end,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ import msgspec
 from sage.bench.arrivals import Arrivals
 from sage.bench.load_run import Records
 from sage.bench.prompts import Prompts
-from sage.bench.serve_spec import Target
+from sage.bench.results import Axis
+from sage.bench.serve_spec import Serve, Target, plan_of
 from sage.cli.target import import_files, load_target
 from sage.errors import InputError, nearest
 from sage.runtime.files import read_records
@@ -24,12 +25,40 @@ from sage.runtime.files import read_records
 if TYPE_CHECKING:
     from sage.pipeline import Pipeline
 
-__all__ = ["Piped", "arrivals_said", "pairs", "piped_said", "prompts_said", "target_said"]
+__all__ = ["Piped", "arrivals_said", "pairs", "piped_said", "prompts_said", "sweep_said", "target_said"]
 
 DEFAULT_PROMPTS = 400  # enough for a p99
 DATASETS = ("random", "file", "trace")
 BACKENDS: Mapping[str, str] = {"openai-chat": "chat", "openai": "completions", "vllm": "completions"}
 ENDPOINTS: Mapping[str, str] = {"chat/completions": "chat", "completions": "completions"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One load of a sweep: what differs."""
+
+    concurrency: int | None
+    rate: float | None
+    axes: Mapping[str, Axis]
+
+
+def sweep_said(concurrency: Sequence[int], rates: Sequence[float]) -> list[Step]:
+    """The loads that are asked for: one, or one for each value of what is repeated.
+
+    Raises:
+        InputError: both are, or a value is.
+    """
+    if len(concurrency) > 1 and len(rates) > 1:
+        raise InputError("--max-concurrency and --request-rate are both repeated: sweep one of them")
+    for name, values in (("--max-concurrency", concurrency), ("--request-rate", rates)):
+        if len(set(values)) < len(values):
+            raise InputError(f"{name} has a value twice; use --repeats for several loads of one kind")
+    if len(concurrency) > 1:
+        return [Step(one, rates[0] if rates else None, {"concurrency": one}) for one in concurrency]
+    most = concurrency[0] if concurrency else None
+    if len(rates) > 1:
+        return [Step(most, one, {"rate": one}) for one in rates]
+    return [Step(most, rates[0] if rates else None, {})]
 
 
 def arrivals_said(
@@ -195,15 +224,13 @@ class Piped:
     data: Mapping[str, str]
     records: Sequence[dict[str, Any]]
 
-    def make(self, warmups: int, count: int) -> Callable[[], Records]:
-        """Records for each repeat: those of the file over and over; warm-up takes those that do not count, if any."""
-
-        def records() -> Records:
-            spare = itertools.cycle([*self.records[count:], *self.records[: min(count, len(self.records))]])
-            counted = itertools.islice(itertools.cycle(self.records), count)
-            return Records(self.pipeline, itertools.islice(spare, warmups), counted, self.session)
-
-        return records
+    def make(self, spec: Serve) -> Records:
+        """Records for one load: those of the file over and over; warm-up takes those that do not count, if any."""
+        table = plan_of(spec).table
+        warmups, count = table.num_warmups, len(table.schedule.times)
+        spare = itertools.cycle([*self.records[count:], *self.records[: min(count, len(self.records))]])
+        counted = itertools.islice(itertools.cycle(self.records), count)
+        return Records(self.pipeline, itertools.islice(spare, warmups), counted, self.session)
 
 
 def piped_said(

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage.bench.stats import LEAST_RUNS, spread_of
+from sage.bench.sweetspot import Point, SweetSpot, find_sweet_spot
 from sage.cli.output import print_json, say, shown_seconds, table
 from sage.errors import InputError, nearest
 from sage.runtime.figures import LEAST
 
 if TYPE_CHECKING:
     from sage.bench.metrics import LoadSummary
+    from sage.bench.results import Axis
     from sage.bench.stats import Spread
     from sage.bench.suites.serve import Served
 
@@ -29,6 +31,7 @@ METRICS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "lag": (("lag_s", "generator lag"),),
     "queue": (("queue_s", "queue"),),
 }
+IN_TIME = 95.0  # of a hundred requests, for a load to count as meeting its objectives
 PERCENTILES = {"50": "p50", "90": "p90", "95": "p95", "99": "p99", "99.9": "p999"}
 
 
@@ -58,26 +61,67 @@ class Shown:
 
     def tell(self, found: Served, *, as_json: bool) -> None:
         """Print it."""
-        summaries = found.summaries
+        points, manifest = found.points, found.stored.manifest
         if as_json:
-            manifest = found.stored.manifest
             print_json(
                 {
                     "experiment": manifest.experiment,
                     "kind": manifest.kind,
                     "status": manifest.status,
                     "out": str(found.stored.path),
-                    "repeats": summaries,
+                    "loads": [{"axes": axes, "repeats": summaries} for axes, summaries in points],
+                    **({"sweet_spot": sweet_spot(points)} if len(points) > 1 else {}),
                 }
             )
-        elif summaries:
-            print(self.text(summaries))
-        for number, summary in enumerate(summaries):
+        elif len(points) > 1:
+            print(self.sweep(points))
+        elif points:
+            print(self.text(points[0][1]))
+        for cell, summary in zip(found.stored.cells, found.summaries, strict=True):
             for flag in summary.flags:
-                say(f"{f'repeat {number}: ' if len(summaries) > 1 else ''}{flag.kind}: {flag.text}")
+                say(
+                    f"{f'{cell.manifest.name}: ' if len(found.summaries) > 1 else ''}{flag.kind}: {flag.text}"
+                )
         if found.ended:
             say(found.ended)
-        say(f"{found.stored.manifest.status} -> {found.stored.path}")
+        say(f"{manifest.status} -> {found.stored.path}")
+
+    def sweep(self, points: Sequence[tuple[Mapping[str, Axis], Sequence[LoadSummary]]]) -> str:
+        """A row a load, and where more load stops paying."""
+        axis = next(iter(points[0][0]))
+        tail = next((name for name in reversed(self.percentiles) if _carries(name, points)), "p50")
+        has_slo = any(summary.goodput is not None for _, summaries in points for summary in summaries)
+        header = (
+            axis, "requests/s", "tokens/s", "TTFT p50", "TPOT p50", "E2E p50", f"E2E {tail}",
+            *(("in time",) if has_slo else ()), "failed",
+        )  # fmt: skip
+        rows = [
+            (
+                f"{axes[axis]:g}",
+                *(
+                    _number(spread_of([getattr(s, name) for s in summaries]))
+                    for name in ("requests_per_s", "output_tokens_per_s")
+                ),
+                *(
+                    _seconds(spread_of([getattr(getattr(s, field), stat) for s in summaries]))
+                    for field, stat in (
+                        ("ttft_sched_s", "p50"),
+                        ("tpot_s", "p50"),
+                        ("e2e_sched_s", "p50"),
+                        ("e2e_sched_s", tail),
+                    )
+                ),
+                *((f"{_number(_attained(summaries))} %",) if has_slo else ()),
+                str(sum(sum(s.requests.values()) - s.requests["done"] for s in summaries)),
+            )
+            for axes, summaries in points
+        ]
+        spot = sweet_spot(points)
+        if spot.low is not None:
+            verdict = f"more {axis} stops paying at {spot.low:.3g}; worth running at {spot.low:.3g} to {spot.high:g}"
+        else:
+            verdict = f"no knee: {spot.why}"
+        return f"{table(header, rows)}\n{verdict}"
 
     def text(self, summaries: Sequence[LoadSummary]) -> str:
         """Tables of the figures; of several repeats, their means."""
@@ -148,9 +192,7 @@ class Shown:
                 if len(goodputs) == 1 and share.low is not None and share.high is not None
                 else ""
             )
-            attained = spread_of(
-                [None if g.attainment.share is None else 100 * g.attainment.share for g in goodputs]
-            )
+            attained = _attained(summaries)
             said = ", ".join(f"{name} {1000 * limit:g} ms" for name, limit in _objectives(goodputs[0].slo))
             lines.append(
                 f"goodput {_number(spread_of([g.per_s for g in goodputs]))} requests/s, "
@@ -173,6 +215,27 @@ class Shown:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, flat[0] if len(flat) == 1 else flat)
         say(f"flat result -> {path}")
+
+
+def sweet_spot(points: Sequence[tuple[Mapping[str, Axis], Sequence[LoadSummary]]]) -> SweetSpot:
+    """Where throughput bends over the one axis of a sweep, and how far beyond it most requests are in time."""
+    found = []
+    for axes, summaries in points:
+        (place,) = axes.values()
+        rate = spread_of([summary.requests_per_s for summary in summaries]).mean
+        attained = _attained(summaries).mean
+        found.append(Point(float(place), rate or 0.0, attained is None or attained >= IN_TIME))
+    return find_sweet_spot(found)
+
+
+def _attained(summaries: Sequence[LoadSummary]) -> Spread:
+    """How many of a hundred requests met every objective."""
+    shares = [None if s.goodput is None else s.goodput.attainment.share for s in summaries]
+    return spread_of([None if share is None else 100 * share for share in shares])
+
+
+def _carries(percentile: str, points: Sequence[tuple[Mapping[str, Axis], Sequence[LoadSummary]]]) -> bool:
+    return all(getattr(s.e2e_sched_s, percentile) is not None for _, summaries in points for s in summaries)
 
 
 def _waited(summaries: Sequence[LoadSummary]) -> bool:
