@@ -180,6 +180,16 @@ def ray_cluster(ray_connection: Connection) -> RayCluster:
     return ray_connection.cluster
 
 
+#: Nodes that are killed one after the other in one run, by profile.
+KILLS = {"default": 1, "check": 2, "soak": 50}
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How many nodes a test kills."""
+    return KILLS[request.config.getoption("--hypothesis-profile") or "default"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file run in one process, and those on Ray all in one, for they share a cluster."""
     for item in items:

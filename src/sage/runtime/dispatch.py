@@ -124,11 +124,18 @@ class Dispatch:
         """A function was called. Nobody awaits this either."""
         try:
             if isinstance(outcomes, EngineError):
-                self._settle_failed(together, outcomes)
+                if len(together) > 1 and not outcomes.retryable:  # one bad record fails alone
+                    for pending in together:
+                        if pending.call is not None:
+                            self._compute([pending], pending.endpoint)
+                else:
+                    self._settle_failed(together, outcomes)
                 return
             for pending, (value, error) in zip(together, outcomes, strict=True):
                 if error is None:
                     self._settle_done(pending, value, NOTHING, batch=len(together))
+                elif isinstance(error, EngineError) and error.fault == "lost":
+                    self._settle_failed([pending], error)
                 else:
                     self._settle_raised(pending, error)
         except Exception as error:  # noqa: BLE001 - a broken scheduler must not leave jobs waiting for ever

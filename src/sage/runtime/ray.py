@@ -23,7 +23,7 @@ from sage.engines.base import Engine
 from sage.errors import EngineError, SetupError
 from sage.graph.shape import shape_of
 from sage.graph.values import Record
-from sage.runtime.base import Job
+from sage.runtime.base import Job, first_of_group
 from sage.runtime.hops import MAX_BATCH, Ahead, Hop
 from sage.runtime.local import split_place
 from sage.runtime.program import Node
@@ -41,7 +41,10 @@ logger = logging.getLogger("sage")
 LARGE_BYTES = 100_000  # values above travel once and are then referred to
 MAX_CODE_BYTES = 1_000_000  # a function that is larger drags data along
 START_S = 60.0  # how long a worker may take to start
+ROOM_S = 10.0  # how long to wait for room on nodes that have it taken
+SOON_S = 0.2
 LOOK_S = 1.0  # how often the nodes are looked at
+SUSPECT = 2  # losses after which a record is sent alone: it may be what kills its workers
 CLOCK_LOOKS = 5
 NOWHERE = "@nowhere"
 
@@ -230,7 +233,7 @@ class _Pool:
     shape: Mapping[str, float]
     places: dict[str, Place] = field(default_factory=dict)  # by endpoint
     numbers: Iterator[int] = field(default_factory=itertools.count)
-    wanted: dict[str, int] = field(default_factory=dict)  # node -> workers it is to have
+    careful: asyncio.Lock = field(default_factory=asyncio.Lock)  # one suspect at a time, see RaySlots.begin
     down_since: float | None = None  # there is no worker at all
     nowhere: str | None = None  # stands in for workers then: its calls fail
 
@@ -251,6 +254,7 @@ class RaySlots:
         self._cluster = runtime.cluster
         self._pools: dict[str, _Pool] = {}
         self._places: dict[str, Place] = {}
+        self._losses: dict[tuple[int, int], int] = {}  # (job, hop) -> workers that died under it
         self._functions: dict[int, Any] = {}  # hop -> reference to its functions
         self._watch: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -275,21 +279,28 @@ class RaySlots:
         if pool in self._pools:
             return
         opened = _Pool(pool, shape_of(pool))
-        nodes = await asyncio.to_thread(self._runtime.look)
-        starting = [node for node in nodes for _ in range(self._wanted(opened, node))]
-        if not starting:
-            raise SetupError(self._no_room(opened, nodes))
+        starting = await self._room(opened)
         self._pools[pool] = opened
-        async with asyncio.TaskGroup() as group:
-            for node in starting:
-                group.create_task(self._add(opened, node))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for node in starting:
+                    group.create_task(self._add(opened, node))
+        except ExceptionGroup as failed:
+            raise first_of_group(failed) from failed
         if self._watch is None:
             self._watch = spawn(self._group, self._keep())
 
     def begin(self, endpoint: str, node: Node, jobs: Sequence[Job], ended: Ended) -> Callable[[], None]:
-        """Send the records of some jobs on a hop."""
+        """Send the records of some jobs on a hop.
+
+        When a worker dies, all that was on it is lost and sent again, and one of them may be what killed it. So
+        records that were lost before are sent one after the other, in the whole pool one at a time: what keeps
+        killing then is by itself, and gives up after its own attempts.
+        """
         hop, place = node.hop, self._places.get(endpoint)
         assert hop is not None
+        if self._losses and any(self._losses.get((job.id, hop.id), 0) >= SUSPECT for job in jobs):
+            return spawn(self._group, self._carefully(endpoint, hop, jobs, ended)).cancel
         if place is None:
             asyncio.get_running_loop().call_soon(ended, self._unserved(endpoint))
             return _nothing
@@ -300,7 +311,7 @@ class RaySlots:
 
         def told(results: list[HopResult], error: Exception | None) -> None:
             if error is not None:
-                ended(error if isinstance(error, EngineError) else _failed(endpoint, error))
+                ended(self._gone(endpoint, hop, jobs, error))
                 return
             received = self._clock()
             hop.learn(max([times[-1] - times[0] for _, _, times in results]))
@@ -314,6 +325,39 @@ class RaySlots:
         records = [self._packed(job, hop) for job in jobs]
         return place.link.begin(records, told, hop=hop.id, functions=functions)
 
+    def _gone(self, endpoint: str, hop: Hop, jobs: Sequence[Job], error: Exception) -> EngineError:
+        """What is told of a call that gave no result."""
+        if not isinstance(error, EngineError):
+            return EngineError(f"{endpoint}: {_first_line(error)}", fault="refused")
+        for job in jobs:
+            self._losses[job.id, hop.id] = self._losses.get((job.id, hop.id), 0) + 1
+        return error
+
+    async def _carefully(self, endpoint: str, hop: Hop, jobs: Sequence[Job], ended: Ended) -> None:
+        """One record after the other, none while another suspect of the pool is under way."""
+        pool = self._pools[hop.pool]
+        outcomes: list[Outcome] = []
+        for job in jobs:
+            async with pool.careful:
+                while not pool.places and pool.nowhere is None:
+                    await asyncio.sleep(SOON_S)
+                place = self._places.get(endpoint) or next(iter(pool.places.values()), None)
+                if place is None:
+                    ended(self._unserved(pool.name + NOWHERE))
+                    return
+                sent = self._clock()
+                functions = self._functions[hop.id]
+                try:
+                    (result,) = await place.link.call(
+                        [self._packed(job, hop)], hop=hop.id, functions=functions
+                    )
+                except Exception as error:  # noqa: BLE001 - told of the job
+                    outcomes.append((None, self._gone(place.link.name, hop, [job], error)))
+                else:
+                    self._losses.pop((job.id, hop.id), None)
+                    outcomes.append(self._outcome(job, hop, result, place, sent, self._clock()))
+        ended(outcomes)
+
     async def close(self) -> None:
         """Start no worker any more."""
         if self._watch is not None:
@@ -322,13 +366,27 @@ class RaySlots:
 
     # Workers come and go
 
+    async def _room(self, pool: _Pool) -> list[NodeFacts]:
+        """The nodes that workers may start on now, each as often as it has room; waits a while for others to end.
+
+        Raises:
+            SetupError: there is no room.
+        """
+        give_up = self._clock() + ROOM_S
+        while True:
+            nodes = await asyncio.to_thread(self._runtime.look)
+            starting = [node for node in nodes for _ in range(self._wanted(pool, node))]
+            if starting:
+                return starting
+            if self._clock() > give_up or not any(node.size_for(pool.shape) for node in nodes):
+                raise SetupError(self._no_room(pool, nodes))
+            await asyncio.sleep(SOON_S)
+
     def _wanted(self, pool: _Pool, node: NodeFacts) -> int:
         """How many workers to start on a node now."""
-        wanted = pool.wanted.get(node.id)
-        if wanted is None:
-            most = self._cluster.workers
-            room = node.room_for(pool.shape)
-            wanted = pool.wanted[node.id] = room if most is None else min(most, room)
+        most = self._cluster.workers
+        size = node.size_for(pool.shape)
+        wanted = size if most is None else min(most, size)
         there = sum(place.node == node.id for place in pool.places.values())
         return min(wanted - there, node.room_for(pool.shape)) if wanted > there else 0
 
@@ -501,11 +559,6 @@ class RayCarrier:
 
 def _nothing() -> None:
     """What stops a call that was never made."""
-
-
-def _failed(endpoint: str, error: Exception) -> EngineError:
-    """A call that the worker could not even begin, such as a record that it cannot read."""
-    return EngineError(f"{endpoint}: {_first_line(error)}", fault="refused")
 
 
 def _modules_of(call: Any, depth: int = 4) -> set[str]:

@@ -78,8 +78,16 @@ class NodeFacts:
 
     def room_for(self, shape: Mapping[str, float]) -> int:
         """How many workers of a shape could start on it now; a shape that takes nothing fits once."""
-        asked = {name: amount for name, amount in shape.items() if amount}
-        return min((int(self.free.get(name, 0) // amount) for name, amount in asked.items()), default=1)
+        return _times(shape, self.free)
+
+    def size_for(self, shape: Mapping[str, float]) -> int:
+        """How many could run on it if nothing else did."""
+        return _times(shape, self.total)
+
+
+def _times(shape: Mapping[str, float], amounts: Mapping[str, float]) -> int:
+    asked = {name: amount for name, amount in shape.items() if amount}
+    return min((int(amounts.get(name, 0) // amount) for name, amount in asked.items()), default=1)
 
 
 def require_ray() -> Any:

@@ -44,7 +44,9 @@ class Link:
         self._polls = 0
         self._is_due = False
 
-    async def call(self, given: Any, emit: Emit | None = None) -> Any:
+    async def call(
+        self, given: Any, *, hop: int | None = None, functions: Any = None, emit: Emit | None = None
+    ) -> Any:
         """What the worker gives for a call. Cancelling tells the worker that nobody waits.
 
         Raises:
@@ -60,7 +62,7 @@ class Link:
             else:
                 answer.set_result(value)
 
-        stop = self.begin(given, told, emit=emit)
+        stop = self.begin(given, told, hop=hop, functions=functions, emit=emit)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -129,11 +131,28 @@ class Link:
         if not self._outbox and (self._polls or not self._waiting):
             return
         outbox, self._outbox = self._outbox, []
-        if self._polls < MAX_POLLS:
-            self._polls += 1
-            self.actor.exchange.remote(outbox).future().add_done_callback(self._heard)
-        else:
-            self.actor.submit.remote(outbox)  # the exchanges under way bring the results
+        self._ship(outbox)
+        if self._waiting and not self._polls:  # what was to go could not
+            self._ship([])
+
+    def _ship(self, outbox: list[Define | Call | Cancel]) -> None:
+        try:
+            if self._polls < MAX_POLLS:
+                reply = self.actor.exchange.remote(outbox).future()
+                self._polls += 1
+                reply.add_done_callback(self._heard)
+            else:
+                self.actor.submit.remote(outbox)  # the exchanges under way bring the results
+        except Exception as error:  # noqa: BLE001 - whatever a user's value raises when it is made ready to travel
+            if len(outbox) > 1:
+                for item in outbox:
+                    self._ship([item])
+            elif isinstance(outbox[0], Call):
+                told, _ = self._waiting.pop(outbox[0].id, (None, None))
+                if told is not None:
+                    told(None, error)
+            else:
+                raise
 
     def _heard(self, reply: Any) -> None:
         """On a thread of Ray's."""
