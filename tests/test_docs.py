@@ -1,7 +1,7 @@
 """Every page is true: its Python runs and prints what it says, its files load, its commands and links exist.
 
 Blocks of one page run in order and share names. A comment above a block says what is special about it:
-``<!-- models -->``: it needs the embedded models; ``<!-- output -->``: it is what the block before printed,
+``<!-- models -->``: it needs the embedded models; ``<!-- ray -->``: a Ray cluster of two nodes; ``<!-- output -->``: it is what the block before printed,
 ``…`` standing for anything.
 """
 
@@ -47,7 +47,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "examples").glob("*.md"))]
 REGISTRIES = (ENGINES, FUNCTIONS, OPERATORS, PRESETS, *AXES.values())
 
-MARKS = {"models", "output"}
+MARKS = {"models", "output", "ray"}
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[\w ]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```\n", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 PATH = re.compile(r"`((?:src|tests|docs|examples|benchmarks)/[\w./-]+)`")
@@ -161,13 +161,15 @@ def settings_in(text: str) -> Settings:
         Path("sage.toml").unlink()
 
 
-def run_page(path: Path, *, with_models: bool) -> None:
+def run_page(path: Path, *allowed: str) -> None:
+    """Run a page's blocks, those that need something only where that is allowed."""
     with asyncio.Runner() as runner:
         page = Page(path, runner)
         skipped = False
         for block in blocks_of(path):
-            skipped = block.mark == "models" if block.mark != "output" else skipped
-            if with_models or not skipped:
+            if block.mark != "output":
+                skipped = block.mark in {"models", "ray"} - set(allowed)
+            if not skipped:
                 page.take(block)
 
 
@@ -175,7 +177,7 @@ def run_page(path: Path, *, with_models: bool) -> None:
 @pytest.mark.usefixtures("page_home")
 @pytest.mark.parametrize("page", pages_with("python", "yaml", "toml"))
 def test_what_stands_on_a_page_runs_loads_and_prints_what_it_says(page: Path) -> None:
-    run_page(page, with_models=False)
+    run_page(page)
 
 
 @pytest.mark.models
@@ -183,7 +185,15 @@ def test_what_stands_on_a_page_runs_loads_and_prints_what_it_says(page: Path) ->
 @pytest.mark.usefixtures("page_home")
 @pytest.mark.parametrize("page", pages_with("python", mark="models"))
 def test_what_stands_on_a_page_runs_on_real_models(page: Path) -> None:
-    run_page(page, with_models=True)
+    run_page(page, "models")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("page_home", "ray_cluster")
+@pytest.mark.parametrize("page", pages_with("python", mark="ray"))
+def test_what_stands_on_a_page_runs_on_a_ray_cluster(page: Path) -> None:
+    run_page(page, "ray")
 
 
 def test_a_page_whose_output_differs_is_caught(tmp_path: Path) -> None:

@@ -577,9 +577,15 @@ def _modules_of(call: Any, depth: int = 4) -> set[str]:
 def _is_own(module: str) -> bool:
     """Whether a module is the user's rather than installed, and so may be missing on a node."""
     loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    if file is None or module == "__main__" or module.partition(".")[0] == "sage":
+    if (
+        loaded is None
+        or module == "__main__"
+        or module.partition(".")[0] in {"sage", *sys.stdlib_module_names}
+    ):
         return False
+    file = getattr(loaded, "__file__", None)
+    if file is None:  # made by hand, as notebooks and tests do
+        return True
     path = Path(file).resolve()
     return not any(path.is_relative_to(Path(folder).resolve()) for folder in _INSTALLED)
 
