@@ -17,7 +17,7 @@ import msgspec
 from sage.errors import InputError, nearest
 from sage.graph.hints import union
 
-__all__ = ["check_schema", "closed", "guiding", "inlined", "problem", "type_of"]
+__all__ = ["check_schema", "closed", "guiding", "inlined", "problem", "supported", "type_of"]
 
 Schema = dict[str, Any]
 
@@ -145,6 +145,18 @@ def closed(schema: Schema) -> Schema:
 def guiding(schema: Schema) -> Schema:
     """The schema without what no engine can enforce while it decodes; the answer is checked for that later."""
     return _rebuilt({key: value for key, value in schema.items() if key != "uniqueItems"}, guiding)
+
+
+def supported(schema: Mapping[str, Any]) -> Schema:
+    """The schema without keywords that :func:`problem` does not know: what is left is checked, the rest is not.
+
+    >>> supported({"type": "object", "if": {}, "properties": {"a": {"type": "string", "contains": 1}}})
+    {'type': 'object', 'properties': {'a': {'type': 'string'}}}
+    """
+    known = {
+        key: value for key, value in schema.items() if key in _CHECKS or key in _DESCRIBING or key == "$ref"
+    }
+    return _rebuilt(known, supported)
 
 
 def check_schema(schema: Mapping[str, Any], at: str = "$") -> None:

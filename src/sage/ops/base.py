@@ -79,6 +79,9 @@ class Bodies(Protocol):
     def show(self, held: list[Any]) -> None:
         """Show events that were held back."""
 
+    def notice(self, kind: str, text: str) -> None:
+        """Write into the run's log something a user should know that is no failure; without prompts or keys."""
+
 
 @dataclass(frozen=True, slots=True)
 class Composite:

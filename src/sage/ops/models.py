@@ -58,7 +58,8 @@ def generate(
         stop: text, or several, at which the answer ends.
         fit: a field with a list; while the prompt is too long for the engine's context, items are dropped
             from its end, and the run's log says how many. Without it, too long is an error.
-        full: give the whole Reply (text, tool_calls, usage, finish) instead of the text.
+        full: give the whole Reply (text, tool_calls, usage, finish) instead of the text. With ``schema`` the engine
+            is guided by it all the same, and whether the text keeps to it is the reader's to see.
         n: how many answers; several calls are made at once and the value is a list. Needs a temperature.
         max_concurrency: jobs of a session in this step at once; None leaves it to the engine's limit.
         engine: the pool that answers.
@@ -74,8 +75,6 @@ def generate(
         raise InputError(
             f"generate: {n} answers at temperature 0 would all be the same; say temperature= as well"
         )
-    if schema is not None and full:
-        raise InputError("generate gives either the schema's type or the full reply; drop schema= or full=")
     arguments: dict[str, Argument] = {}
     if prompt is not None:
         arguments["prompt"] = text(prompt)

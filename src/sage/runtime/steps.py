@@ -219,6 +219,10 @@ class Steps:
         self._ledger.notice(job, shown, "instead", why + "its default stands in")
         return node.instead.value
 
+    def notice(self, job: Job, node: Node, kind: str, text: str) -> None:
+        """Log something a user should know of a step that is no failure."""
+        self._ledger.notice(job, job.shown(node.name), kind, text)
+
     async def _work(self, job: Job, node: Node) -> Any:
         """What a step that is no function gives."""
         if node.is_one_call:
@@ -301,6 +305,9 @@ class _JobBodies:
         if self._job.listen is not None:
             for event in held:
                 self._job.listen(event)
+
+    def notice(self, kind: str, text: str) -> None:
+        self._steps.notice(self._job, self._node, kind, text)
 
 
 def _other_than(error: BaseException, raised: BaseException) -> BaseException | None:
