@@ -47,6 +47,7 @@ CONFINED: dict[str, tuple[str, ...]] = {
     "aiohttp": ("sage.engines.openai", "sage.testing.server"),
     "faiss": ("sage.index.",),
     "matplotlib": ("sage.bench.figures",),
+    "mcp": ("sage.ops.agents.mcp",),
     "msgspec": ("sage.",),
     "numpy": ("sage.",),
     "opentelemetry": ("sage.runtime.telemetry",),

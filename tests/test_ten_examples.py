@@ -52,7 +52,7 @@ HOLDS: dict[str, Any] = {
     "01_multi_query_rag": lambda r: r["question"] == r["all_queries"][0] and len(r["passages"]) == 3,
     "02_chat": lambda r: r["next_history"][-1] == {"role": "assistant", "content": r["reply"]},
     "03_map_reduce": lambda r: len(r["notes"]) > 2 and all([*r["notes"], r["summary"]]),
-    "04_agent": lambda r: r["stopped"] in {"until", "max_steps"} and isinstance(r["used"], list),
+    "04_agent": lambda r: r["stopped"] in {"answered", "max_steps", "unparsable"} and r["turns"],
     "05_router": lambda r: r["intent"] in {"billing", "shipping", "other"} and r["answer"],
     "06_race": lambda r: r["answer"],
     "07_judge": lambda r: r["verdict"]["score"] in range(1, 6) and 0 <= r["recall"] <= 1,

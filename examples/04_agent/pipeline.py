@@ -8,10 +8,9 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable
-from typing import TypedDict
 
 from sage import Pipeline
-from sage.ops import each, generate, loop, register, step, template
+from sage.ops import Toolbox, agent, register_tools, template
 
 CAPITALS = {"france": "Paris", "japan": "Tokyo", "kenya": "Nairobi", "peru": "Lima"}
 OPERATIONS: dict[type, Callable[[float, float], float]] = {
@@ -22,8 +21,12 @@ OPERATIONS: dict[type, Callable[[float, float], float]] = {
 }
 
 
-def calculate(argument: str) -> str:
-    """Sums of numbers, and nothing else that Python can say."""
+def calculate(sum: str) -> str:  # noqa: A002 - what a model understands
+    """The result of a sum of numbers, such as "2 * 3".
+
+    Args:
+        sum: numbers with + - * / between them.
+    """
 
     def value(node: ast.expr) -> float:
         match node:
@@ -33,84 +36,23 @@ def calculate(argument: str) -> str:
                 return OPERATIONS[type(kind)](value(left), value(right))
         raise ValueError("only + - * / and numbers")
 
-    return f"{value(ast.parse(argument.strip(), mode='eval').body):g}"
+    return f"{value(ast.parse(sum.strip(), mode='eval').body):g}"
 
 
-def capital(argument: str) -> str:
-    country = argument.strip().lower()
-    if country not in CAPITALS:
+def capital(country: str) -> str:
+    """The capital of a country, such as "France"."""
+    name = country.strip().lower()
+    if name not in CAPITALS:
         raise ValueError(f"no such country; known are {', '.join(CAPITALS)}")
-    return CAPITALS[country]
+    return CAPITALS[name]
 
 
-TOOLS: dict[str, Callable[[str], str]] = {"calculate": calculate, "capital": capital}
-
-
-class Call(TypedDict):
-    tool: str
-    argument: str
-
-
-#: What the model may say: some calls, or an answer.
-DECISION = {
-    "type": "object",
-    "properties": {
-        "calls": {
-            "type": "array",
-            "maxItems": 2,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "tool": {"enum": ["calculate", "capital"]},
-                    "argument": {"type": "string", "maxLength": 30},
-                },
-                "required": ["tool", "argument"],
-            },
-        },
-        "answer": {"type": "string", "maxLength": 120},
-    },
-    "required": ["calls", "answer"],
-}
-
-
-@register
-def use_tool(call: Call) -> str:
-    """What a tool says; its errors are the model's to read."""
-    try:
-        return f"{call['tool']}({call['argument']}) = {TOOLS[call['tool']](call['argument'])}"
-    except (ValueError, SyntaxError, ZeroDivisionError) as error:
-        return f"{call['tool']}({call['argument']}) failed: {error}"
-
-
-@register
-def more_notes(notes: list[str], results: list[str]) -> list[str]:
-    return [*notes, *results]
-
-
-@register
-def is_done(notes: list[str], results: list[str]) -> bool:
-    """It called no tool, or only such as it had called before."""
-    return set(results) <= set(notes)
-
-
-turn = Pipeline(
-    "turn",
-    decision=generate(
-        "Question: {question}\n\nWhat the tools have said so far:\n{notes}\n\nCall tools if something is still missing: "
-        'calculate takes a sum such as "2 * 3", capital takes a country such as "France". When nothing is missing, '
-        "call none and give the answer.",
-        schema=DECISION,
-        max_tokens=160,
-    ),
-    results=each("decision.calls", step(use_tool, pool="cpu"), item="call"),
-    next_notes=more_notes,
-    done=is_done,
-)
+desk = register_tools(Toolbox("desk", calculate, capital))
 
 pipeline = Pipeline(
     "agent",
-    last=loop(turn, until="done", carry={"notes": "next_notes"}, max_steps=3),
-    answer=template("{last.decision.answer}"),
-    used=template("{last.next_notes}"),
-    stopped=template("{last.stopped}"),
-).outputs("question", "answer", "used", "stopped")
+    run=agent("{question}", tools=desk, max_steps=3, reply_tokens=160),
+    answer=template("{run.answer}"),
+    stopped=template("{run.stopped}"),
+    turns=template("{run.turns}"),
+).outputs("question", "answer", "stopped", "turns")
