@@ -39,7 +39,7 @@ def test_every_suite_is_listed_and_is_a_command() -> None:
     assert json.loads(RUNNER.invoke(app, ["list", "--json"]).stdout)["suites"].keys() == SUITES.keys()
     for name in SUITES:
         assert name in listed.stdout
-        assert RUNNER.invoke(app, [name, "--help"]).exit_code == 0
+        assert RUNNER.invoke(app, [*name.split(), "--help"]).exit_code == 0
 
 
 def test_retrieval_prints_one_json_object_and_keeps_its_results(folder: Path, tmp_path: Path) -> None:

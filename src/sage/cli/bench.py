@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sage.cli import bench_agent
 from sage.cli.bench_calibrate import calibrate
 from sage.cli.bench_checks import audit, compare
 from sage.cli.bench_experiments import NAMES, command
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sage.bench.suites.retrieval_report import Answered, Report
     from sage.settings import Settings
 
-__all__ = ["app"]
+__all__ = ["app", "engines_of"]
 
 app = typer.Typer(
     name="bench",
@@ -45,6 +46,7 @@ app.command()(calibrate)
 app.command()(report)
 for _name in NAMES:
     app.command(_name)(command(_name))
+app.add_typer(bench_agent.app)
 
 
 @app.command("list")
@@ -88,7 +90,7 @@ def retrieval(
     if out is not None:
         refuse_full(out)
     settings = Settings.load()
-    engines = _engines(engine or [], settings)
+    engines = engines_of(engine or [], settings)
     embedder = engines["embedder"]
     if isinstance(embedder, tuple):
         raise InputError("--engine embedder=… stands twice; the index needs one embedder")
@@ -118,7 +120,7 @@ def retrieval(
         raise typer.Exit(1)
 
 
-def _engines(said: list[str], settings: Settings) -> Mapping[str, str | tuple[str, ...]]:
+def engines_of(said: list[str], settings: Settings) -> Mapping[str, str | tuple[str, ...]]:
     """The addresses of both pools: as said, else as configured, else the built-in ones."""
     from sage.runtime.endpoints import DEFAULT_ENGINES
 

@@ -36,3 +36,11 @@ SUITES["serve"] = Suite(
     measures="what a client of a server, or of a pipeline, sees under load: TTFT, TPOT, latency, goodput",
     needs="the URL of an OpenAI-compatible server, or a pipeline and records",
 )
+for _kind, _measures in {
+    "selection": "which tools an agent chooses, by several strategies, and what that costs the engines",
+    "planning": "which calls it plans, and how they depend on each other",
+    "timing": "whether it calls, asks, answers or declines",
+}.items():
+    SUITES[f"agent {_kind}"] = Suite(
+        measures=_measures, needs="--data bfcl, or a folder in one of the formats of docs/agents.md"
+    )

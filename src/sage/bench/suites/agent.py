@@ -1,0 +1,443 @@
+"""How agents behave: which tools they choose, how they plan, and whether they call at all.
+
+Each strategy is a pipeline and each of its cells one recorded run, so that what it got right and what it cost the
+engines stand together. Floors are always run beside: BM25, the majority, plans without a model. Every task counts in
+every denominator. No tool is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from sage.bench.agent_data.sets import AgentSet, Task, picked
+from sage.bench.agent_fit import FOLDS, Progress, Scored, fit_decision, fit_selection, fold_of, shown_fit
+from sage.bench.agent_items import AgentItem, Kind, figures_of
+from sage.bench.records import requests_of
+from sage.bench.results import ExperimentFolder, open_experiment, write_json, write_lines
+from sage.engines.base import EmbedRequest
+from sage.events import Event, TaskEnded
+from sage.index.tool_index import ToolIndex
+from sage.index.tool_words import clauses
+from sage.ops import route
+from sage.ops.agents.deciding import DECIDERS, ToolFit, Verdict, decide, tool_fit
+from sage.ops.agents.planning import PLANNERS, ToolPlan, plan
+from sage.ops.agents.ranking import Selection, documents_of
+from sage.ops.agents.selecting import SELECTORS, select_tools
+from sage.ops.agents.strategies import Strategy
+from sage.pipeline import Pipeline
+from sage.registry import Registry
+from sage.runtime.recorder import RunResult
+from sage.session import Session
+from sage.settings import Settings
+
+__all__ = ["FLOORS", "INFLIGHT", "MAJORITY", "STRATEGIES", "Order", "Part", "measure", "parts_of"]
+
+STRATEGIES: Mapping[Kind, Registry[Strategy]] = {
+    "selection": SELECTORS,
+    "planning": PLANNERS,
+    "timing": DECIDERS,
+}
+MAJORITY = "majority"
+#: Run beside whatever is asked for.
+FLOORS: Mapping[Kind, str] = {"selection": "bm25", "planning": "clauses", "timing": MAJORITY}
+
+K = 10  # tools a selection gives, so that rankings can be read that far
+FIT_TASKS = 2_000  # tasks that fitting may look at, those of other folds
+EMBED_AT_ONCE = 128
+INFLIGHT = 8  # tasks under way together, where nobody says; latencies are of this load
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tasks that are run and scored together."""
+
+    name: str
+    tasks: tuple[Task, ...]
+
+    @property
+    def has_among(self) -> bool:
+        """Whether each task has tools of its own."""
+        return any(task.among is not None for task in self.tasks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be measured."""
+
+    kind: Kind
+    strategies: Sequence[str]
+    engines: Mapping[str, str | tuple[str, ...]]
+    settings: Settings
+    group: str | None = None
+    limit: int | None = None  # tasks of each part, picked by hash; None: all
+    fit: int = FIT_TASKS
+    max_inflight: int = INFLIGHT
+    command: str = ""
+
+
+def parts_of(data: AgentSet, kind: Kind, group: str | None = None) -> list[Part]:
+    """What is measured apart: of a selection each group, the tasks where no tool fits with those that compare to them.
+
+    Raises:
+        InputError: the set has no such tasks.
+    """
+    tasks = data.of(kind)
+    groups = sorted({task.group for task in tasks})
+    if kind != "selection":
+        chosen = data.of(kind, group)
+        return [Part(group or "all", _levelled(data, chosen))]
+    empty = {task.group for task in tasks if not task.gold}
+    parts = [Part(name, data.of(kind, name)) for name in groups if name not in empty]
+    for name in sorted(empty):
+        beside = [
+            task
+            for task in tasks
+            if task.group == name or (task.among is not None and task.group not in empty)
+        ]
+        parts.append(Part(name, _levelled(data, beside)))
+    if group is not None and group not in groups:
+        data.of(kind, group)  # says what there is
+    return [part for part in parts if group in {None, part.name}]
+
+
+def _levelled(data: AgentSet, tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """If some tasks offer only some tools, then the others offer all of them, in so many words."""
+    if all(task.among is None for task in tasks) or all(task.among is not None for task in tasks):
+        return tuple(tasks)
+    every = tuple(data.tools)
+    return tuple(msgspec.structs.replace(task, among=task.among or every) for task in tasks)
+
+
+def measure(data: AgentSet, order: Order, out: Path, progress: Progress) -> Any:
+    """Run every strategy on every part of a set and keep the results in a folder.
+
+    Raises:
+        InputError: an unknown strategy, or a folder that holds something else.
+    """
+    known = STRATEGIES[order.kind]
+    wanted = list(dict.fromkeys([*order.strategies, FLOORS[order.kind]]))
+    for name in wanted:
+        if name != MAJORITY or order.kind != "timing":
+            _ = known[name]
+    parts = [
+        Part(part.name, tuple(picked(part.tasks, order.limit)))
+        for part in parts_of(data, order.kind, order.group)
+    ]
+    config = {
+        "data": data.name,
+        "kind": order.kind,
+        "strategies": wanted,
+        "engines": dict(order.engines),
+        "group": order.group,
+        "limit": order.limit,
+        "fit": order.fit,
+        "folds": FOLDS,
+        "max_inflight": order.max_inflight,
+    }
+    with open_experiment(
+        out,
+        f"agent-{order.kind}",
+        kind="measured",
+        config=config,
+        command=order.command,
+        data=dict(data.sha256),
+        planned=len(wanted) * len(parts),
+    ) as folder:
+        asyncio.run(_measure(data, order, parts, wanted, folder, progress))
+    return folder.manifest
+
+
+async def _measure(
+    data: AgentSet,
+    order: Order,
+    parts: Sequence[Part],
+    wanted: Sequence[str],
+    folder: ExperimentFolder,
+    progress: Progress,
+) -> None:
+    async with Session(engines=order.engines, settings=order.settings, record=True) as session:
+        for part in parts:
+            lab = Lab(data, order, part, session, progress)
+            for name in wanted:
+                cell = f"{part.name}-{name}"
+                if not folder.has(cell):
+                    with folder.running(cell, axes={"part": part.name, "strategy": name}) as draft:
+                        await lab.run(name, draft)
+
+
+class Lab:
+    """Measures strategies on one part of a set."""
+
+    def __init__(
+        self, data: AgentSet, order: Order, part: Part, session: Session, progress: Progress
+    ) -> None:
+        self._data, self._order, self._part = data, order, part
+        self._session, self._progress = session, progress
+        self._fit_tasks: list[Task] = []
+        self._scored: dict[bool, list[Scored]] = {}
+        self._seen: dict[bool, list[ToolFit]] = {}  # by whether they have the meaning too
+
+    async def run(self, name: str, draft: Path) -> None:
+        """One cell: fit, run, score, write."""
+        part, kind = self._part, self._order.kind
+        if name == MAJORITY:
+            items = majority_items(part.tasks)
+            _write(draft, kind, name, part.name, items, {})
+            return
+        strategy = STRATEGIES[kind][name]
+        await self._index(with_rows="embedder" in strategy.uses)
+        fitted = await self._fitted(strategy)
+        pipeline = self._pipeline(strategy, fitted)
+        records = [_record(task, by_fold=bool(fitted)) for task in part.tasks]
+        total = len(records)
+        done = 0
+
+        def ended(*_outcome: object) -> None:
+            nonlocal done
+            done += 1
+            self._progress(f"{part.name} by {name}", done, total)
+
+        result = await self._session.run(
+            pipeline, records, on_end=ended, max_inflight=self._order.max_inflight
+        )
+        items = _items(kind, part.tasks, result, folds=bool(fitted), every=len(self._data.tools))
+        shown = {str(fold): shown_fit(said) for fold, said in fitted.items()}
+        assert result.folder is not None
+        for file in ("run.json", "events.jsonl"):
+            shutil.copyfile(result.folder / file, draft / file)
+        write_lines(draft / "requests.jsonl", requests_of(result.events))
+        _write(draft, kind, name, part.name, items, shown)
+
+    def _pipeline(self, strategy: Strategy, fitted: Mapping[int, Mapping[str, Any]]) -> Pipeline:
+        if not fitted:
+            return Pipeline(strategy.name, made=self._step(strategy, {}))
+        ways = {str(fold): self._step(strategy, said) for fold, said in fitted.items()}
+        return Pipeline(strategy.name, made=route("{fold}", ways))
+
+    def _step(self, strategy: Strategy, fitted: Mapping[str, Any]) -> Any:
+        among = "among" if self._part.has_among else None
+        box = self._data.tools
+        if self._order.kind == "selection":
+            return select_tools("{query}", tools=box, by=strategy.name, k=K, among=among, fitted=fitted)
+        if self._order.kind == "timing":
+            return decide("{query}", tools=box, by=strategy.name, among=among, fitted=fitted)
+        return plan("{query}", tools=box, by=strategy.name, among=among)
+
+    async def _fitted(self, strategy: Strategy) -> dict[int, dict[str, Any]]:
+        """What the strategy takes, for each fold from the tasks of the others; nothing if it takes nothing."""
+        fits = [
+            name
+            for name in strategy.fits
+            if name != "least" or self._order.kind == "timing" or self._has_empty()
+        ]
+        if not fits:
+            return {}
+        if not self._fit_tasks:
+            whole = next(
+                p
+                for p in parts_of(self._data, self._order.kind, self._order.group)
+                if p.name == self._part.name
+            )
+            self._fit_tasks = picked(whole.tasks, self._order.fit)
+        if fits == ["actions"]:
+            actions = {"actions": tuple(sorted({task.label for task in self._fit_tasks}))}
+            return dict.fromkeys(range(FOLDS), actions)
+        if self._order.kind == "timing":
+            return await self._fitted_decision(fits)
+        with_rows = strategy.name != "bm25"
+        scored, index = await self._ranked(with_rows=with_rows)
+        return {
+            fold: fit_selection(
+                strategy.name, fits, index, [one for one in scored if fold_of(one.task) != fold]
+            )
+            for fold in range(FOLDS)
+        }
+
+    def _has_empty(self) -> bool:
+        return any(not task.gold for task in self._part.tasks)
+
+    async def _fitted_decision(self, fits: Sequence[str]) -> dict[int, dict[str, Any]]:
+        with_meaning = "model" in fits
+        if with_meaning not in self._seen:
+            self._seen[with_meaning] = await self._features("both" if with_meaning else "words")
+        labels = [task.label for task in self._fit_tasks]
+        fitted: dict[int, dict[str, Any]] = {}
+        for fold in range(FOLDS):
+            kept = [at for at, task in enumerate(self._fit_tasks) if fold_of(task) != fold]
+            seen = [self._seen[with_meaning][at] for at in kept]
+            fitted[fold] = fit_decision(fits, [labels[at] for at in kept], seen)
+        return fitted
+
+    async def _features(self, by: str) -> list[ToolFit]:
+        among = "among" if self._part.has_among else None
+        pipeline = Pipeline("features", fit=tool_fit("{query}", tools=self._data.tools, among=among, by=by))
+        records = [_record(task, by_fold=False) for task in self._fit_tasks]
+        done = 0
+
+        def ended(*_outcome: object) -> None:
+            nonlocal done
+            done += 1
+            self._progress("tasks looked at to fit", done, len(records))
+
+        result = await self._session.run(pipeline, records, on_end=ended, record=False)
+        if result.failures:
+            raise result.failures[0].error
+        return [record["fit"] for record in result.records]
+
+    async def _ranked(self, *, with_rows: bool) -> tuple[list[Scored], ToolIndex]:
+        """The tasks to fit on with their vectors, and the index of the tools."""
+        index = await self._index(with_rows=with_rows)
+        if with_rows not in self._scored:
+            parts = [clauses(task.query) for task in self._fit_tasks]
+            flat = [part for each in parts for part in each]
+            table = await self._embedded(flat, "texts embedded to fit") if with_rows else None
+            scored, at = [], 0
+            for task, each in zip(self._fit_tasks, parts, strict=True):
+                rows = None if table is None else table[at : at + len(each)]
+                scored.append(Scored(task, each, rows))
+                at += len(each)
+            self._scored[with_rows] = scored
+        return self._scored[with_rows], index
+
+    async def _index(self, *, with_rows: bool) -> ToolIndex:
+        """The index of the tools, embedded now if need be, so that no task waits for it."""
+        box = self._data.tools
+        index: ToolIndex = box.index(documents_of)
+        if not with_rows:
+            return index
+        engine = await self._session.engine("embedder")
+        key = engine.info.fingerprint or ""
+        if key not in box.embedded:
+            rows = await self._embedded(index.views(), "texts of tools embedded")
+            box.embedded[key] = index.with_views(rows)
+        known: ToolIndex = box.embedded[key]
+        return known
+
+    async def _embedded(self, texts: Sequence[str], what: str) -> Any:
+        engine = await self._session.engine("embedder")
+        parts = []
+        for at in range(0, len(texts), EMBED_AT_ONCE):
+            reply = await engine.embed(EmbedRequest(texts=tuple(texts[at : at + EMBED_AT_ONCE])))
+            parts.append(reply.vectors)
+            self._progress(what, min(len(texts), at + EMBED_AT_ONCE), len(texts))
+        return np.vstack(parts)
+
+
+def _record(task: Task, *, by_fold: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {"id": task.id, "query": task.query}
+    record |= {} if task.among is None else {"among": list(task.among)}
+    return record | ({"fold": str(fold_of(task))} if by_fold else {})
+
+
+def majority_items(tasks: Sequence[Task]) -> list[AgentItem]:
+    """What is right if the commonest action of all these tasks is always taken: the best that knows no request."""
+    counts = Counter(task.label for task in tasks)
+    said = min(counts, key=lambda label: (-counts[label], label))
+    return [AgentItem(id=task.id, group=task.group, label=task.label, said=said) for task in tasks]
+
+
+def _write(
+    draft: Path, kind: Kind, name: str, part: str, items: Sequence[AgentItem], fitted: Mapping[str, Any]
+) -> None:
+    write_lines(draft / "items.jsonl", items)
+    write_json(draft / "summary.json", figures_of(kind, name, part, items, fitted))
+
+
+def _items(
+    kind: Kind, tasks: Sequence[Task], result: RunResult, *, folds: bool, every: int
+) -> list[AgentItem]:
+    """One item a task, in order, from the records and the event log."""
+    made = {record["id"]: record["made"] for record in result.records}
+    errors = {failure.record["id"]: str(failure.error).partition("\n")[0] for failure in result.failures}
+    costs = _costs(result.events)
+    read = _READERS[kind]
+    items = []
+    for number, task in enumerate(tasks):
+        item = AgentItem(
+            id=task.id,
+            group=task.group,
+            fold=fold_of(task) if folds else None,
+            offered=every if task.among is None else len(task.among),
+            gold=task.gold,
+            gold_edges=task.edges,
+            label=task.label,
+            error=errors.get(task.id, None if task.id in made else "it has no result"),
+            **costs.get(number, {}),
+            **(read(task, made[task.id]) if task.id in made else {}),
+        )
+        items.append(item)
+    return items
+
+
+def _chosen(task: Task, made: Selection) -> dict[str, Any]:
+    resolved, invented = _resolved(made.invented, task)
+    tools = tuple(dict.fromkeys([*resolved, *made.tools]))
+    return {
+        "tools": tools,
+        "scores": made.scores if not resolved else (),
+        "best": made.best,
+        "invented": invented,
+        "fault": made.fault,
+    }
+
+
+def _resolved(names: Sequence[str], task: Task) -> tuple[list[str], tuple[str, ...]]:
+    """Names without the ``~2`` that tells tools of one name apart stand for the one that the task offers."""
+    bare = {name.partition("~")[0]: name for name in task.among or ()}
+    found = [bare[name] for name in names if name in bare]
+    return found, tuple(name for name in names if name not in bare)
+
+
+def _planned(_task: Task, made: ToolPlan) -> dict[str, Any]:
+    steps = made.steps
+    edges = tuple((before, place) for place, step in enumerate(steps) for before in step.after)
+    return {
+        "tools": tuple(step.tool for step in steps),
+        "edges": edges,
+        "invented": made.invented,
+        "fault": made.fault,
+    }
+
+
+def _decided(_task: Task, made: Verdict) -> dict[str, Any]:
+    return {"said": made.action, "likely": made.likely, "fault": made.fault}
+
+
+#: What is kept of a strategy's value.
+_READERS: Mapping[Kind, Callable[[Task, Any], dict[str, Any]]] = {
+    "selection": _chosen,
+    "planning": _planned,
+    "timing": _decided,
+}
+
+
+def _costs(events: Any) -> dict[int, dict[str, Any]]:
+    """What each job cost: its time, its tokens and its calls."""
+    kept: list[Event] = list(events)
+    costs: dict[int, dict[str, Any]] = {}
+    for request in requests_of(kept):
+        costs[request.id] = {
+            "latency_s": request.ended - request.handed,
+            "llm_calls": 0,
+            "embed_calls": 0,
+        } | dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens"), 0)
+    for event in kept:
+        if not isinstance(event, TaskEnded) or event.job not in costs:
+            continue
+        cost = costs[event.job]
+        if event.pool == "embedder":
+            cost["embed_calls"] += 1
+            continue
+        cost["llm_calls"] += 1
+        for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+            cost[name] += getattr(event, name)
+    return costs

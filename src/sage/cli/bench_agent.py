@@ -1,0 +1,326 @@
+"""``sage bench agent``: which tools agents choose, how they plan, and whether they call."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sage.cli.output import Bar, print_json, say, shown_seconds
+from sage.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from sage.bench.agent_data.sets import AgentSet
+    from sage.bench.agent_fit import Progress
+    from sage.bench.agent_items import AgentFigures, Kind
+    from sage.bench.agent_report import AgentReport
+    from sage.bench.stats import Mean, Share
+    from sage.settings import Settings
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="agent",
+    help="How agents behave: tools chosen, plans made, calls made at the right time.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="A folder in one of the formats of docs/agents.md, or bfcl, which is fetched.",
+        show_default=False,
+    ),
+]
+Strategies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--strategy",
+        help="Several times: what to compare; without it all that need no llm.",
+        show_default=False,
+    ),
+]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        metavar="POOL=ADDRESS",
+        help="What writes (llm) and what embeds (embedder).",
+        show_default=False,
+    ),
+]
+Group = Annotated[str | None, typer.Option(help="Only this group of the set's tasks.", show_default=False)]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tasks of each group, picked by the hash of their ids.", show_default=False),
+]
+Fit = Annotated[int, typer.Option(min=10, help="Tasks that fitting may look at; each only for the others.")]
+Inflight = Annotated[int, typer.Option(min=1, help="Tasks under way at once; latencies are of this load.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the results; one that was interrupted is gone on with.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+@app.command()
+def selection(
+    data: Data,
+    strategy: Strategies = None,
+    group: Group = None,
+    limit: Limit = None,
+    fit: Fit = 2000,
+    engine: Engines = None,
+    max_inflight: Inflight = 8,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure which tools are chosen for a request, and whether none is where none fits."""
+    _run("selection", _Asked(data, strategy, group, limit, fit, engine, max_inflight, out, as_json))
+
+
+@app.command()
+def planning(
+    data: Data,
+    strategy: Strategies = None,
+    group: Group = None,
+    limit: Limit = None,
+    engine: Engines = None,
+    max_inflight: Inflight = 8,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure which calls are planned for a task, in what order, and what each needs. No tool is called."""
+    _run("planning", _Asked(data, strategy, group, limit, 2000, engine, max_inflight, out, as_json))
+
+
+@app.command()
+def timing(
+    data: Data,
+    strategy: Strategies = None,
+    group: Group = None,
+    limit: Limit = None,
+    fit: Fit = 2000,
+    engine: Engines = None,
+    max_inflight: Inflight = 8,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether a request is met with a call, a question back, an answer, or a refusal."""
+    _run("timing", _Asked(data, strategy, group, limit, fit, engine, max_inflight, out, as_json))
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the strategies of each kind: what each does, and which engines it needs."""
+    from sage.bench.suites.agent import FLOORS, STRATEGIES
+    from sage.cli.output import table
+
+    rows = [
+        (kind, name, strategy.about, ", ".join(sorted(strategy.uses)) or "none")
+        for kind, registry in STRATEGIES.items()
+        for name, strategy in registry.items()
+    ]
+    if as_json:
+        print_json(
+            {
+                "floors": dict(FLOORS),
+                "strategies": [
+                    {"kind": kind, "name": name, "about": about, "engines": uses}
+                    for kind, name, about, uses in rows
+                ],
+            }
+        )
+        return
+    print(table(("kind", "strategy", "what it does", "engines"), rows))
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="What --out named.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Compute the figures of finished results again, from their files alone."""
+    from sage.bench.agent_report import read_agent_report
+
+    report = read_agent_report(folder)
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The options of one command."""
+
+    data: str
+    strategies: list[str] | None
+    group: str | None
+    limit: int | None
+    fit: int
+    engines: list[str] | None
+    max_inflight: int
+    out: Path | None
+    as_json: bool
+
+
+def _run(kind: Kind, asked: _Asked) -> None:
+    from sage.bench.agent_report import read_agent_report
+    from sage.bench.suites.agent import MAJORITY, STRATEGIES, Order, measure
+    from sage.settings import Settings
+
+    settings = Settings.load()
+    data = _data(asked.data, settings)
+    known = STRATEGIES[kind]
+    names = asked.strategies or [name for name, one in known.items() if "llm" not in one.uses]
+    for name in names:
+        if name not in known and not (kind == "timing" and name == MAJORITY):
+            raise InputError(f"--strategy {name!r}: {nearest(name, known)}")
+    order = Order(
+        kind=kind,
+        strategies=names,
+        engines=_engines(asked.engines or [], settings),
+        settings=settings,
+        group=asked.group,
+        limit=asked.limit,
+        fit=asked.fit,
+        max_inflight=asked.max_inflight,
+        command=shlex.join(["sage", *sys.argv[1:]]),
+    )
+    with tempfile.TemporaryDirectory() as scratch, _stages() as progress:
+        out = asked.out if asked.out is not None else Path(scratch) / "results"
+        measure(data, order, out, progress)
+        report = read_agent_report(out)
+    if asked.as_json:
+        print_json(report)
+    else:
+        _print(report)
+    if asked.out is not None:
+        say(f"-> {asked.out}")
+    if any(cell.failed for cell in report.cells):
+        raise typer.Exit(1)
+
+
+def _data(said: str, settings: Settings) -> AgentSet:
+    from sage.bench.agent_data.fetched import FETCHED, fetched
+    from sage.bench.agent_data.sets import read_agent_set
+
+    if said in FETCHED and not Path(said).is_dir():
+        return read_agent_set(fetched(FETCHED[said], settings))
+    return read_agent_set(Path(said))
+
+
+def _engines(said: list[str], settings: Settings) -> dict[str, str | tuple[str, ...]]:
+    """The addresses of both pools: as said, else as configured, else the built-in ones."""
+    from sage.cli.bench import engines_of
+
+    return dict(engines_of(said, settings))
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Progress]:
+    """A bar on stderr for each stage, one after the other."""
+    with ExitStack() as stack:
+        at: tuple[str, Bar, int] | None = None
+
+        def progress(stage: str, done: int, total: int) -> None:
+            nonlocal at
+            if at is None or at[0] != stage:
+                stack.close()
+                at = (stage, stack.enter_context(Bar(stage, total)), 0)
+            _, bar, before = at
+            for _ in range(done - before):
+                bar.advance()
+            bar.tick()
+            at = (stage, bar, done)
+
+        yield progress
+
+
+# ---- tables
+
+#: Kind -> the columns besides cost: (title, name of a share or mean).
+COLUMNS = {
+    "selection": ("hit@1", "hit@5", "recall@5", "complete@5", "mrr", "none_accuracy"),
+    "timing": ("accuracy", "macro_f1", "over_call", "under_call"),
+    "planning": ("node_f1", "edge_f1", "edge_f1_linked", "ordered_f1", "exact", "simulated"),
+}
+
+
+def _print(report: AgentReport) -> None:
+    from sage.cli.output import table
+
+    for part in dict.fromkeys(cell.part for cell in report.cells):
+        cells = [cell for cell in report.cells if cell.part == part]
+        names = [
+            name
+            for name in COLUMNS[report.kind]
+            if any(name in {**cell.shares, **cell.means} for cell in cells)
+        ]
+        print(f"{report.data} {part}: {cells[0].n:,} tasks of {report.kind}; percent with 95 % intervals")
+        rows = [(cell.strategy, *(_cell(cell, name) for name in names), *_cost(cell)) for cell in cells]
+        print(table(("strategy", *names, "unparsable", "invented", "median", "tokens", "calls"), rows))
+        for cell in cells:
+            if cell.confusion:
+                print(f"{cell.strategy}, right -> said: {_confusion(cell)}")
+        for one in report.differences:
+            if one.part == part and one.gain.mean is not None:
+                print(f"{one.one} - {one.other}: {_gain(one.gain)}")
+        print()
+    print(", ".join(f"{pool} {address}" for pool, address in report.engines.items()))
+
+
+def _cell(cell: AgentFigures, name: str) -> str:
+    if name in cell.shares:
+        return _share(cell.shares[name])
+    return _mean(cell.means[name]) if name in cell.means else "-"
+
+
+def _cost(cell: AgentFigures) -> tuple[str, ...]:
+    return (
+        f"{100 * (cell.unparsable.share or 0):.1f} %",
+        f"{100 * (cell.invented.share or 0):.1f} %",
+        shown_seconds(cell.latency_s.p50),
+        f"{cell.prompt_tokens + cell.completion_tokens:,.0f}",
+        f"{cell.llm_calls + cell.embed_calls:.1f}",
+    )
+
+
+def _confusion(cell: AgentFigures) -> str:
+    return "; ".join(
+        f"{right} -> " + ", ".join(f"{said} {count}" for said, count in sorted(row.items()))
+        for right, row in cell.confusion.items()
+    )
+
+
+def _share(share: Share) -> str:
+    if share.share is None or share.low is None or share.high is None:
+        return "-"
+    return f"{100 * share.share:.1f} ({100 * share.low:.1f}-{100 * share.high:.1f})"
+
+
+def _mean(mean: Mean) -> str:
+    if mean.mean is None:
+        return "-"
+    interval = (
+        "" if mean.low is None or mean.high is None else f" ({100 * mean.low:.1f}-{100 * mean.high:.1f})"
+    )
+    return f"{100 * mean.mean:.1f}{interval}"
+
+
+def _gain(mean: Mean) -> str:
+    assert mean.mean is not None
+    interval = "" if mean.low is None else f" ({100 * mean.low:+.1f} to {100 * (mean.high or 0.0):+.1f})"
+    return f"{100 * mean.mean:+.1f} points{interval}"
