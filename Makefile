@@ -78,12 +78,21 @@ bench-overhead: $(ALL) ## what SAGE itself costs, beside asyncio written by hand
 bench-peers: $(ALL) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)
 
+bench-decisions: $(ALL) ## what a scheduling decision costs, against queue, tenants and endpoints; 5 minutes, results/decisions/DATE
+	$(PY) benchmarks/decision_curves.py --out results/decisions/$$(date -u +%F) $(ARGS)
+
+bench-simulated: $(ALL) ## simulated tasks per second, and a million tasks on a thousand endpoints; results/simulated/DATE
+	$(PY) benchmarks/simulated.py --large --out results/simulated/$$(date -u +%F)/simulated.json $(ARGS)
+
 bench-load: $(ALL) ## how much load the load generator makes, and how true its figures are; 4 minutes
 	$(PY) benchmarks/load_generator.py --out results/load_generator/$$(date -u +%F)/load_generator.json $(ARGS)
 	$(PY) benchmarks/instrument.py --out results/instrument/$$(date -u +%F)/instrument.json
 
 bench-crosscheck: $(ALL) ## guidellm and aiperf beside SAGE on one server, each in an environment of its own; 10 minutes
 	$(PY) benchmarks/crosscheck/run.py --out results/crosscheck $(ARGS)
+
+bench-stream: $(ALL) ## windows and joins of streams, beside Bytewax; 3 minutes, results/stream/DATE
+	$(PY) benchmarks/stream_windows.py --out results/stream/$$(date -u +%F)/stream.json $(ARGS)
 
 examples: models ## run the ten pipelines of examples/ on the embedded models; ARGS="04_agent --records 1" narrows
 	$(PY) examples/run_ten.py $(ARGS)

@@ -41,6 +41,9 @@ from sage.runtime.options import PRIORITIES, RunArguments
 from sage.runtime.summary import Summary
 from sage.scheduling.policy import AXES, PRESETS
 from sage.settings import VARIABLES, Settings
+from sage.stream import Stream
+from sage.stream.aggregates import AGGREGATES
+from sage.stream.form import KINDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -130,7 +133,7 @@ class Page:
         elif block.language == "python":
             self._run(block)
         elif block.language == "yaml":
-            Pipeline.from_yaml(block.text)
+            (Stream if block.text.startswith("stream:") else Pipeline).from_yaml(block.text)
         elif block.language == "toml":
             settings_in(block.text)
 
@@ -352,6 +355,11 @@ PROMISED: dict[str, list[str]] = {
     "docs/benchmarking.md": [
         *(f"`{field}`" for field in fields_of(LoadSummary)),
         *(f"`{name}`" for name in CHECKS),
+    ],
+    "docs/streams.md": [
+        *(f"`{name}`" for name in AGGREGATES),
+        *(f"{name}(" for name in KINDS),
+        *(f"`{option}" for options in KINDS.values() for option in options if option in {"every", "wait"}),
     ],
     "docs/metrics.md": [
         *(f"`{field}`" for kind in EVENTS for field in fields_of(kind)),

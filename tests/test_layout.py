@@ -45,12 +45,14 @@ NEIGHBOURS = frozenset(
 #: Third-party package -> the only modules that may import it ("x." means all below x).
 CONFINED: dict[str, tuple[str, ...]] = {
     "aiohttp": ("sage.engines.openai", "sage.testing.server"),
-    "faiss": ("sage.index.",),
+    "faiss": ("sage.index.hnsw",),
     "matplotlib": ("sage.bench.figures",),
     "mcp": ("sage.ops.agents.mcp",),
     "msgspec": ("sage.",),
     "numpy": ("sage.",),
     "opentelemetry": ("sage.runtime.telemetry",),
+    "pyarrow": ("sage.stream.parquet",),
+    "pypdf": ("sage.index.pages",),
     "ray": (
         "sage.runtime.ray",
         "sage.runtime.ray_cluster",

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from sage.errors import InputError
 from sage.graph.values import Record
@@ -26,7 +26,19 @@ from sage.session import CURRENT, RunResult, Session
 if TYPE_CHECKING:
     from sage.pipeline import Pipeline
 
-__all__ = ["call_blocking", "events_anywhere", "run_all", "run_anywhere", "run_blocking", "stream_anywhere"]
+__all__ = [
+    "ain_session",
+    "call_blocking",
+    "events_anywhere",
+    "in_session",
+    "run_all",
+    "run_anywhere",
+    "run_blocking",
+    "stream_anywhere",
+    "stream_in_session",
+]
+
+T = TypeVar("T")
 
 
 #: Arguments of a run that only a session of its own can have.
@@ -148,10 +160,63 @@ def _refuse_inside() -> None:
         )
 
 
+#: Something done in a session, with what is said of its run.
+Work = Callable[[Session, ManyArguments], Awaitable[T]]
+
+
+def in_session(work: Work[T], arguments: RunArguments) -> T:
+    """Do something in the default session, or one of its own if engines or a policy are said; from any thread.
+
+    Raises:
+        InputError: called inside an open session.
+    """
+    _refuse_inside()
+    return DEFAULT.thread().run(_outside(work, dict(arguments)))
+
+
+async def ain_session(work: Work[T], arguments: RunArguments) -> T:
+    """The same in the session of the calling context, if there is one."""
+    session = CURRENT.get()
+    if session is not None:
+        return await work(session, _within(arguments))
+    return await DEFAULT.thread().arun(_outside(work, dict(arguments)))
+
+
+async def _outside(work: Work[T], arguments: dict[str, Any]) -> T:
+    async with _session_for(arguments) as session:
+        return await work(session, ManyArguments(**arguments))  # type: ignore[typeddict-item]  # checked as RunArguments
+
+
+async def stream_in_session(
+    begin: Work[OpenStream], errors: Literal["raise", "yield"], arguments: RunArguments
+) -> AsyncGenerator[Any, None]:
+    """What a stream gives that is opened in the session of the calling context, or the default one."""
+    session = CURRENT.get()
+    if session is not None:
+        within = await begin(session, _within(arguments))
+        async for result in results_of(within.take, within.close, errors):
+            yield result
+        return
+    given = dict(arguments)
+    own = _own(given)
+
+    async def begin_outside() -> tuple[OpenStream, _Held | None]:
+        held = _Held(DEFAULT.thread(), **own) if own else None
+        inner = await (held.session() if held is not None else DEFAULT.session())
+        try:
+            return await begin(inner, ManyArguments(**given)), held  # type: ignore[typeddict-item]  # checked as RunArguments
+        except BaseException:
+            if held is not None:
+                await held.close()
+            raise
+
+    async for result in _over_thread(begin_outside, errors):
+        yield result
+
+
 def run_blocking(pipeline: Pipeline, records: Source, arguments: RunArguments) -> RunResult:
     """Many records through the default session, from any thread. Refused inside an open session."""
-    _refuse_inside()
-    return DEFAULT.thread().run(_run(pipeline, records, dict(arguments)))
+    return in_session(lambda session, said: session.run(pipeline, records, **said), arguments)
 
 
 def run_all(
@@ -183,18 +248,10 @@ def run_all(
 
 async def run_anywhere(pipeline: Pipeline, records: Source, arguments: RunArguments) -> RunResult:
     """Many records through the session of the calling context, or the default one."""
-    session = CURRENT.get()
-    if session is not None:
-        return await session.run(pipeline, records, **_within(arguments))
-    return await DEFAULT.thread().arun(_run(pipeline, records, dict(arguments)))
+    return await ain_session(lambda session, said: session.run(pipeline, records, **said), arguments)
 
 
-async def _run(pipeline: Pipeline, records: Source, arguments: dict[str, Any]) -> RunResult:
-    async with _session_for(arguments) as session:
-        return await session.run(pipeline, records, **arguments)
-
-
-async def stream_anywhere(
+def stream_anywhere(
     pipeline: Pipeline,
     records: Source,
     *,
@@ -203,27 +260,9 @@ async def stream_anywhere(
     arguments: RunArguments,
 ) -> AsyncIterator[Record | JobFailure]:
     """A stream through the session of the calling context, or the default one."""
-    session = CURRENT.get()
-    if session is not None:
-        within = session.stream(pipeline, records, ordered=ordered, errors=errors, **_within(arguments))
-        async for result in within:
-            yield result
-        return
-    given = dict(arguments)
-    own = _own(given)
-
-    async def begin() -> tuple[OpenStream, _Held | None]:
-        held = _Held(DEFAULT.thread(), **own) if own else None
-        inner = await (held.session() if held is not None else DEFAULT.session())
-        try:
-            return await inner.open_stream(pipeline, records, ordered, ManyArguments(**given)), held  # type: ignore[typeddict-item]  # the caller's keywords were checked against RunArguments
-        except BaseException:
-            if held is not None:
-                await held.close()
-            raise
-
-    async for result in _over_thread(begin, errors):
-        yield result
+    return stream_in_session(
+        lambda session, said: session.open_stream(pipeline, records, ordered, said), errors, arguments
+    )
 
 
 async def events_anywhere(pipeline: Pipeline, fields: Mapping[str, Any]) -> AsyncIterator[RunEvent]:

@@ -70,14 +70,14 @@ class Fault:
 
 
 class PipelineError(SageError):
-    """A pipeline that cannot run. Raised when it is built, with every fault at once."""
+    """A pipeline, or a stream, that cannot run. Raised when it is built, with every fault at once."""
 
-    def __init__(self, pipeline: str, faults: Sequence[Fault]) -> None:
+    def __init__(self, pipeline: str, faults: Sequence[Fault], *, what: str = "pipeline") -> None:
         self.pipeline = pipeline
         self.faults = tuple(faults)
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         lines = "".join(f"\n  - {fault}" for fault in self.faults)
-        super().__init__(f"pipeline {pipeline!r} has {count}:{lines}")
+        super().__init__(f"{what} {pipeline!r} has {count}:{lines}")
 
 
 class InputError(SageError):

@@ -19,6 +19,8 @@ __all__ = [
     "Outcome",
     "PipelineSeen",
     "RunEnded",
+    "StageCounted",
+    "StreamSeen",
     "TaskEnded",
     "TaskRetried",
     "TaskReused",
@@ -146,13 +148,47 @@ class Notice(Base, frozen=True, gc=False, tag="notice"):
     step: str | None = None
 
 
+class StreamSeen(Base, frozen=True, gc=False, tag="stream"):
+    """A stream began. Gives its stages, in an order in which each stands behind what it reads."""
+
+    stream: str
+    stages: tuple[str, ...]
+    kinds: tuple[str, ...]  # aligned with stages
+    after: tuple[tuple[str, ...], ...]  # per stage, what it reads: ``stage``, or ``stage.port``
+
+
+class StageCounted(Base, frozen=True, gc=False, tag="stage"):
+    """How many records a stage of a stream has dealt with since it began; the last one of a stage holds."""
+
+    stage: str
+    taken: int = 0  # came in; of a source: were read
+    given: int = 0  # went out, on all ports
+    failed: int = 0  # could not be read, or made the stage fail
+    late: int = 0  # came when their windows were closed
+    dropped: int = 0  # left out by what the stage is for: a test, a join without a partner
+    pending: int = 0  # what it keeps now: groups of windows, keys, records waiting
+    most_pending: int = 0  # and at most
+    unfinished: int = 0  # records it still held when the stream was stopped or failed
+
+
 class RunEnded(Base, frozen=True, gc=False, tag="end"):
     """The last line of a complete log."""
 
     status: Literal["complete", "partial", "failed"]
 
 
-Event = PipelineSeen | JobEnded | TaskEnded | TaskRetried | TaskReused | EndpointSwitched | Notice | RunEnded
+Event = (
+    PipelineSeen
+    | JobEnded
+    | TaskEnded
+    | TaskRetried
+    | TaskReused
+    | EndpointSwitched
+    | Notice
+    | StreamSeen
+    | StageCounted
+    | RunEnded
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

@@ -15,12 +15,13 @@ from sage.ops import OPERATORS, step
 from sage.ops.flow import nested
 
 if TYPE_CHECKING:
+    from sage.graph.form_read import Written
     from sage.runtime.base import JobFailure, RunEvent
     from sage.runtime.feed import Source
     from sage.runtime.options import RunArguments
     from sage.session import RunResult
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "pipeline_of"]
 
 
 class Pipeline:
@@ -177,9 +178,7 @@ class Pipeline:
         """
         from sage.graph.yaml import load_pipeline
 
-        written = load_pipeline(source, OPERATORS)
-        compiled = _compiled(written.name, written.steps, written.inputs, written.outputs, written.faults)
-        return _made(*compiled, written.inputs)
+        return pipeline_of(load_pipeline(source, OPERATORS))
 
     def show(self, form: Literal["text", "mermaid", "svg", "json"] = "text") -> str:
         """The plan as text, a mermaid chart, an svg picture, or JSON."""
@@ -188,6 +187,11 @@ class Pipeline:
         if form not in RENDERERS:
             raise InputError(f"unknown form {form!r}; choose from {', '.join(map(repr, RENDERERS))}")
         return RENDERERS[form](self._plan)
+
+    def _repr_html_(self) -> str:
+        from sage.graph.html import picture_html
+
+        return picture_html(self.show("svg"))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Pipeline):
@@ -218,6 +222,16 @@ class Pipeline:
 
     def _changed(self, *, declared: tuple[str, ...] | None, outputs: tuple[str, ...] | None) -> Pipeline:
         return _made(*_compiled(self.name, self._steps, declared, outputs), declared)
+
+
+def pipeline_of(written: Written) -> Pipeline:
+    """The pipeline that was written down.
+
+    Raises:
+        PipelineError: with every fault.
+    """
+    compiled = _compiled(written.name, written.steps, written.inputs, written.outputs, written.faults)
+    return _made(*compiled, written.inputs)
 
 
 def _made(plan: Plan, steps: Mapping[str, Step], declared: tuple[str, ...] | None) -> Pipeline:

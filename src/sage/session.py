@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -307,10 +307,54 @@ class Session:
         limit = recorder.run.max_inflight
         channel = Channel(max(limit, 64))
         sink: Sink = InOrder(channel, 2 * limit) if ordered else channel
-        task = self._group.create_task(self._feed(recorder, program, records, sink, channel))
+        task = self.keep(self._feed(recorder, program, records, sink, channel))
+        return OpenStream(channel, task, recorder.run.id)
+
+    def begin(self, arguments: ManyArguments) -> Recorder:
+        """Begin a run that several feeds share, as the pipelines of a stream do. Its owner calls ``end``."""
+        return self._recorder(arguments)
+
+    async def feed(
+        self,
+        recorder: Recorder,
+        pipeline: Pipeline,
+        records: Source,
+        sink: Sink,
+        *,
+        options: JobOptions | None = None,
+        max_inflight: int | None = None,
+    ) -> None:
+        """Take every record of a source through a pipeline, within a run; what is not said is the run's."""
+        program = await self._program(pipeline, recorder)
+        run = _within(recorder.run, options, max_inflight)
+        await feed(self._driver, self._inline, self._clock, run, program, records, sink)
+
+    async def straight(
+        self, recorder: Recorder, pipeline: Pipeline, *, options: JobOptions | None = None
+    ) -> Callable[[Any], Record | JobFailure] | None:
+        """Runs a record through a pipeline that never waits, at once, within a run; None: it may have to wait."""
+        program = await self._program(pipeline, recorder)
+        run, carry = _within(recorder.run, options, None), self._inline.carry
+        if not program.is_inline or run.numbers is None:
+            return None
+        numbers = run.numbers
+        return lambda record: carry(run, program, next(numbers), record)
+
+    def end(self, recorder: Recorder, status: Literal["complete", "partial", "failed"]) -> None:
+        """End a run that was begun with ``begin``."""
+        self._finish(recorder, status)
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something in the background, at most until the session closes."""
+        task = self._group.create_task(work)
         self._feeds.add(task)
         task.add_done_callback(self._feeds.discard)
-        return OpenStream(channel, task, recorder.run.id)
+        return task
+
+    @property
+    def clock(self) -> Clock:
+        """Seconds, as everything in the session counts them."""
+        return self._clock
 
     async def events(
         self, pipeline: Pipeline, record: Mapping[str, Any], /, **arguments: Unpack[JobArguments]
@@ -331,10 +375,7 @@ class Session:
             except Exception as error:  # noqa: BLE001 - handed to the consumer
                 channel.end(error)
 
-        task = self._group.create_task(run())
-        self._feeds.add(task)
-        task.add_done_callback(self._feeds.discard)
-        return OpenStream(channel, task, "")
+        return OpenStream(channel, self.keep(run()), "")
 
     @property
     def run_id(self) -> str | None:
@@ -524,6 +565,13 @@ class _Context:
 
     def engine(self, pool: str) -> EngineInfo:
         return self.endpoints.info(pool)
+
+
+def _within(run: Run, options: JobOptions | None, max_inflight: int | None) -> Run:
+    """A run, with other options for some of its jobs; counts, log and numbers stay shared."""
+    if options is None and max_inflight is None:
+        return run
+    return replace(run, options=options or run.options, max_inflight=max_inflight or run.max_inflight)
 
 
 def _telemetry(exporter: SpanExporter) -> Telemetry:

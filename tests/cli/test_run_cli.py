@@ -257,11 +257,11 @@ def test_bad_input_is_left_out_if_so_said(capfd: pytest.CaptureFixture[str]) -> 
         (["flows.py:asks", "--set", "question=a", "--engine", "lm=x:y"], "did you mean 'llm'?"),
         (["flows.py:asks", "--set", "question=a", "--engine", "llm=nope:y"], "unknown engine 'nope'"),
         (["flows.py"], "flows.py has 5 pipelines; say which: flows.py:half"),
-        (["flows.py:hlf"], "flows.py has no pipeline 'hlf': did you mean 'half'?"),
+        (["flows.py:hlf"], "flows.py has no pipeline or stream 'hlf': did you mean 'half'?"),
         (["flows.py:halved"], "flows.py:halved is of type 'function', expected a Pipeline"),
         (["no_such_module:x"], "no module 'no_such_module' here"),
         (["./hello"], "expected a .yaml or .py file"),
-        (["json:x"], "json has no pipeline 'x': there are none"),
+        (["json:x"], "json has no pipeline or stream 'x': there are none"),
     ],
 )
 def test_a_mistake_is_one_clear_line(args: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -279,7 +279,7 @@ def test_a_mistake_is_one_clear_line(args: list[str], says: str, capfd: pytest.C
         ("def f(:\n", r"broken.py:1: invalid syntax"),
         ("import sys\nsys.exit(0)\n", r"broken.py:2: importing it raised SystemExit: 0"),
         ("import not_there\n", r"broken.py:1: importing it raised ModuleNotFoundError"),
-        ("x = 1\n", r"broken.py has no pipeline; make one"),
+        ("x = 1\n", r"broken.py has no pipeline or stream; make one"),
         (
             "from sage import Pipeline\nfrom sage.ops import template\np = Pipeline('p', a=template('{a}'))\n",
             "cycle",

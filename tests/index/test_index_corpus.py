@@ -106,7 +106,7 @@ def test_no_text_is_refused(tmp_path: Path) -> None:
     assert "no such file or folder" in refusal(tmp_path / "none")
     assert "no file of a known kind; expected text in .txt" in refusal(tmp_path)
     assert "1 files of a known kind hold no text" in refusal(write(tmp_path, a_txt=" \n"))
-    assert "is of no known kind" in refusal(write(tmp_path, a_pdf="%PDF") / "a.pdf")
+    assert "is of no known kind" in refusal(write(tmp_path, a_doc="x") / "a.doc")
 
 
 def test_ids_that_repeat_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from sage.errors import InternalError, SageError
 
-__all__ = ["VERBS", "app", "main"]
+__all__ = ["VERBS", "app", "is_broken_pipe", "main"]
 
 #: Verb -> its line in ``sage --help``. Each is the ``app`` of the module of its name.
 VERBS = {
@@ -111,7 +111,7 @@ def exit_code(run: Callable[[], object], *, debug: bool = False) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the edge of the process: every error becomes a line and a code
-        if _is_broken_pipe(error):
+        if is_broken_pipe(error):
             return 1
         if debug:
             traceback.print_exception(error)
@@ -137,7 +137,7 @@ def _say(lines: Sequence[str]) -> None:
         print(line, file=sys.stderr)
 
 
-def _is_broken_pipe(error: BaseException | None) -> bool:
+def is_broken_pipe(error: BaseException | None) -> bool:
     """Whether whoever read our output has gone, as in ``sage run … | head``."""
     while error is not None:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:

@@ -14,10 +14,11 @@ from sage.cli.output import print_json, shown_seconds
 if TYPE_CHECKING:
     from sage.runtime.figures import Stat
     from sage.runtime.runs import StoredRun
+    from sage.runtime.stage_figures import StageFigures
     from sage.runtime.timings import Explanation, SlowJob, StepTime
     from sage.runtime.waits import Waits
 
-__all__ = ["app", "print_table"]
+__all__ = ["STAGE_HEADER", "app", "print_table", "stage_rows"]
 
 app = typer.Typer(add_completion=False)
 
@@ -138,8 +139,16 @@ def _print(stored: StoredRun, found: Explanation, waited: Waits) -> None:
     from sage.cli.explain_waits import print_waits
 
     manifest = stored.manifest
+    if found.stages:
+        print(f"run        {manifest.run_id} ({manifest.kind}, {found.status})\n")
+        print_table(
+            f"Stream {found.stages[0].stream}, stage by stage", STAGE_HEADER, stage_rows(found.stages)
+        )
+        if not sum(found.jobs.values()):
+            return
     jobs = ", ".join(f"{count} {outcome}" for outcome, count in found.jobs.items() if count) or "none"
-    print(f"run        {manifest.run_id} ({manifest.kind}, {found.status})")
+    if not found.stages:
+        print(f"run        {manifest.run_id} ({manifest.kind}, {found.status})")
     print(f"jobs       {jobs}")
     print(f"took       {shown_seconds(found.window_s)}")
     print(f"a job      {_times(found.e2e_s)}")
@@ -160,6 +169,31 @@ def _print(stored: StoredRun, found: Explanation, waited: Waits) -> None:
         print_table("Critical paths", ("jobs", "pipeline", "steps"), rows)
     if found.slowest:
         print_table("Slowest jobs", ("job", "took", "where"), [_slow_row(job) for job in found.slowest])
+
+
+STAGE_HEADER = (
+    "stage", "kind", "reads", "in", "out", "failed", "late", "dropped", "most kept", "unfinished", "in/s",
+)  # fmt: skip
+
+
+def stage_rows(stages: Iterable[StageFigures]) -> list[tuple[str, ...]]:
+    """The stages of a stream as rows of a table, for ``explain`` and ``runs show``."""
+    return [
+        (
+            of.stage,
+            of.kind,
+            ", ".join(of.reads) or "-",
+            f"{of.taken:,}",
+            f"{of.given:,}",
+            f"{of.failed:,}",
+            f"{of.late:,}",
+            f"{of.dropped:,}",
+            f"{of.most_pending:,}",
+            f"{of.unfinished:,}",
+            "-" if of.per_s is None else f"{of.per_s:,.0f}",
+        )
+        for of in stages
+    ]
 
 
 _STEP_HEADER = (

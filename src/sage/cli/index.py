@@ -48,7 +48,9 @@ class Mode(StrEnum):
 def build(
     source: Annotated[
         Path,
-        typer.Argument(help="A .txt, .md, .rst or .jsonl file, or a folder of them.", show_default=False),
+        typer.Argument(
+            help="A .txt, .md, .rst, .html, .pdf or .jsonl file, or a folder of them.", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder to write; an index there is replaced.", show_default=False)
@@ -57,6 +59,14 @@ def build(
     no_vectors: Annotated[
         bool, typer.Option("--no-vectors", help="Index words only, embed nothing.")
     ] = False,
+    hnsw: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Search vectors by a graph from so many passages on; needs the extra faiss.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Cut text into passages, embed them, and write an index.
@@ -69,7 +79,7 @@ def build(
     corpus = read_corpus(source)
     with _embedding_progress() as progress:
         index = Index.build(
-            corpus.items, path=out, embedder=None if no_vectors else embedder, progress=progress
+            corpus.items, path=out, embedder=None if no_vectors else embedder, hnsw=hnsw, progress=progress
         )
     files = {"files": corpus.num_files, "files_skipped": corpus.num_skipped}
     if as_json:
@@ -120,14 +130,21 @@ def search(
 
 @app.command()
 def info(path: IndexPath, as_json: AsJson = False) -> None:
-    """Say what an index holds, after checking every byte of it."""
+    """Say what an index holds, after checking every byte of it; of a graph, how much it finds beside an exact search."""
     from sage.index import Index
 
-    known = Index.open(path, verify=True).info()
+    index = Index.open(path, verify=True)
+    known, recall = index.info(), index.recall()
     if as_json:
-        print_json(dataclasses.asdict(known))
-    else:
-        _print_info(known)
+        share = None if recall is None else {"found": recall.found, "of": recall.of}
+        print_json({**dataclasses.asdict(known), "recall_at_10": share})
+        return
+    _print_info(known)
+    if recall is not None:
+        print(
+            f"a graph (HNSW) finds {100 * recall.found / recall.of:.1f} % of the 10 nearest "
+            f"({recall.found:,} of {recall.of:,}, beside an exact search)"
+        )
 
 
 def _embed(index: Index, query: str, address: str | None) -> Any:

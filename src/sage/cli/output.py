@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -74,9 +74,11 @@ class Bar:
     Args:
         what: what is counted, such as "records".
         total: how many there will be; None if nobody knows.
+        text: what is said instead of the number done.
     """
 
-    def __init__(self, what: str, total: int | None) -> None:
+    def __init__(self, what: str, total: int | None, text: Callable[[], str] | None = None) -> None:
+        self._said_text = text
         self._what = what
         self._total = total
         self._done = 0
@@ -119,6 +121,8 @@ class Bar:
         self._rich.update(self._rich.task_ids[0], completed=self._done, description=self._text())
 
     def _text(self) -> str:
+        if self._said_text is not None:
+            return self._said_text()
         of = "" if self._total is None else f" of {self._total}"
         bad = f", {self._bad} failed" if self._bad else ""
         return f"{self._done}{of} {self._what}{bad}"

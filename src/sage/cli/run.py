@@ -15,7 +15,7 @@ import typer
 from sage.cli.cluster import Address, Nodes, RuntimeName, Slots, Workers, cluster_from
 from sage.cli.output import Bar, print_json, say
 from sage.cli.run_many import Many, One, for_each
-from sage.cli.run_results import failed_as_json, plain, ticking
+from sage.cli.run_results import MAX_SAID, failed_as_json, metrics_of, plain, ticking
 from sage.cli.source import Given, from_file, one_record
 from sage.errors import EngineError, InputError, nearest
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from sage.settings import Settings
 
 __all__ = ["app"]
-
-MAX_SAID = 5  # failures named one by one, without --errors
 
 app = typer.Typer(add_completion=False)
 
@@ -127,12 +125,14 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Run a pipeline over records, or several at once, and write each result as it finishes.
+    """Run a pipeline over records, or several at once, and write each result as it finishes; or a stream.
 
-    Ends with 1 if some records failed, 3 if no engine could be reached, 130 if it was interrupted: what was
+    A stream names its own sources and sinks. Ctrl-C stops the sources of a stream, and what is under way is finished; a
+    second one aborts it. Ends with 1 if some records failed, 3 if no engine could be reached, 130 if it was interrupted: what was
     finished until then is kept.
     """
-    from sage.cli.target import import_files, load_target
+    from sage import Pipeline
+    from sage.cli.target import import_files, load_flow
     from sage.settings import Settings
 
     sources, outputs = source or [], output or []
@@ -140,9 +140,11 @@ def run(
         raise InputError("--json and --output - both write to standard output; name a file, or leave one out")
     _refuse_same_file([*_each("--input", sources), *_each("--output", outputs), ("--errors", errors)])
     import_files(imports or [])
-    pipelines = [load_target(target) for target in targets]
+    flows = [load_flow(target) for target in targets]
+    pipelines = [flow for flow in flows if isinstance(flow, Pipeline)]
     engines = _pairs("--engine", "POOL=ADDRESS", engine or [])
-    _refuse_unused(pipelines, engines)
+    if len(pipelines) == len(flows):
+        _refuse_unused(pipelines, engines)
     settings = Settings.load()
     session = {
         "engines": {pool: tuple(addresses) for pool, addresses in engines.items()},
@@ -155,13 +157,23 @@ def run(
         "runtime": cluster_from(runtime, address, nodes, workers, slots),
     }
     each = [
-        for_each(option, said or [], len(pipelines))
+        for_each(option, said or [], len(flows))
         for option, said in (("--tenant", tenant), ("--priority", priority), ("--deadline-s", deadline_s))
     ]
     options = [
         _job_options(whose, class_, due, timeout_s, budget_tokens, expire=expire)
         for whose, class_, due in zip(*each, strict=True)
     ]
+    stream = next((flow for flow in flows if not isinstance(flow, Pipeline)), None)
+    if stream is not None:
+        from sage.cli.run_stream import run_stream
+
+        if len(flows) > 1:
+            raise InputError("a stream runs alone; merge several into one, which share its session")
+        for_pipelines = {"--input": sources, "--set": fields, "--ordered": ordered, "--stagger-s": stagger_s}
+        _refuse_for_streams({**for_pipelines, "--skip-bad-input": skip_bad_input})
+        to = _only("--output", outputs)
+        raise typer.Exit(run_stream(stream, session, options[0], to, errors, settings, as_json=as_json))
     if len(pipelines) > 1:
         if ordered or fields:
             raise InputError(
@@ -287,7 +299,7 @@ class Job:
         if self.num_failures > MAX_SAID and self.errors is None:
             say(f"… and {self.num_failures - MAX_SAID} more; --errors FILE keeps them all")
         if as_json:
-            metrics = _metrics(settings, self.run_id) if recorded and self.run_id else {}
+            metrics = metrics_of(settings, self.run_id) if recorded and self.run_id else {}
             kept = {"records": self.records} if self.output is None else {}
             print_json(
                 {"run_id": self.run_id, "jobs": jobs, "output": self.output, "metrics": metrics, **kept}
@@ -299,13 +311,6 @@ class Job:
         shown = f"; sage runs show {self.run_id}" if recorded and self.run_id else ""
         if interrupted or where or self.num_failures or as_json:
             say(f"{'interrupted: ' if interrupted else ''}{counts}{where}{shown}")
-
-
-def _metrics(settings: Settings, run_id: str) -> Any:
-    from sage.runtime.runs import load_run
-    from sage.runtime.summary import summarize
-
-    return summarize(load_run(settings, run_id).events())
 
 
 def _given(pipeline: Pipeline, source: str | None, fields: list[str], *, skip_bad: bool) -> Given:
@@ -328,6 +333,12 @@ def _pairs(option: str, form: str, said: list[str]) -> dict[str, list[str]]:
             raise InputError(f"{option} {text!r}: expected {form}")
         found.setdefault(name, []).append(value)
     return found
+
+
+def _refuse_for_streams(said: Mapping[str, Any]) -> None:
+    for option, value in said.items():
+        if value:
+            raise InputError(f"{option} is for pipelines; a stream says itself where its records come from")
 
 
 def _refuse_unused(pipelines: Sequence[Pipeline], engines: Mapping[str, Any]) -> None:

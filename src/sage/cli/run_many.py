@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sage.cli.output import Bar, print_json, say
-from sage.cli.run_results import failed_as_json, plain, ticking
+from sage.cli.run_results import MAX_SAID, failed_as_json, plain, ticking
 from sage.cli.source import Given
 from sage.errors import EngineError, InputError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Many", "One", "for_each"]
 
-MAX_SAID = 5  # failures named one by one, without --errors
 
 
 def for_each(option: str, said: Sequence[str], pipelines: int) -> list[str | None]:

@@ -13,9 +13,11 @@ from sage.errors import InputError, Rejected
 if TYPE_CHECKING:
     from sage import Record
     from sage.runtime.base import JobFailure
+    from sage.settings import Settings
 
-__all__ = ["failed_as_json", "plain", "ticking"]
+__all__ = ["MAX_SAID", "failed_as_json", "metrics_of", "plain", "ticking"]
 
+MAX_SAID = 5  # failures named one by one, without --errors
 TICK_S = 0.5
 
 
@@ -46,6 +48,14 @@ def plain(record: Record) -> Any:
         return to_json(record)
     except TypeError as error:
         raise InputError(f"a finished record cannot be printed: {error}; narrow it with outputs") from error
+
+
+def metrics_of(settings: Settings, run_id: str) -> Any:
+    """What the event log of a run tells."""
+    from sage.runtime.runs import load_run
+    from sage.runtime.summary import summarize
+
+    return summarize(load_run(settings, run_id).events())
 
 
 @contextlib.contextmanager

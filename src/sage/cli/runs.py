@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sage.cli.explain import STAGE_HEADER, stage_rows
 from sage.cli.output import print_json, say, shown_bytes, shown_seconds, table
 from sage.cli.runs_diff import diff
 from sage.cli.runs_export import export
@@ -53,7 +54,7 @@ def list_(as_json: AsJson = False) -> None:
         (
             row["run_id"],
             row["status"],
-            ", ".join(row["pipelines"]) or "-",
+            ", ".join((*row["streams"], *row["pipelines"])) or "-",
             _jobs(row["jobs"]),
             shown_bytes(row["size_bytes"]),
         )
@@ -80,6 +81,8 @@ def show(
         print_json({**row, "manifest": stored.manifest, "metrics": summary})
         return
     print("\n".join(_head(stored, summary)))
+    if summary.stages:
+        print("\n" + table(STAGE_HEADER, stage_rows(summary.stages)))
     steps = [
         (step.pipeline, step.step, step.operator, *_times(step.ms), str(step.calls), str(step.retries))
         for step in summary.steps
@@ -124,6 +127,7 @@ def _row(run: StoredRun) -> dict[str, Any]:
         "started": manifest.started,
         "status": manifest.status,
         "pipelines": list(manifest.pipelines),
+        "streams": list(manifest.streams),
         "jobs": dict(manifest.counts),
         "size_bytes": run.size_bytes,
     }
@@ -137,12 +141,13 @@ def _head(run: StoredRun, summary: Summary) -> list[str]:
     lines = {
         "run": f"{manifest.run_id} ({manifest.kind}, {manifest.status})",
         "started": manifest.started,
+        "stream": ", ".join(manifest.streams),
         "pipelines": ", ".join(manifest.pipelines),
         "policy": manifest.policy,
         "engines": engines,
         "jobs": _jobs(summary.jobs),
-        "took": shown_seconds(summary.window_s),
-        "a record": f"median {median}, p95 {p95}, n {count}",
+        "took": shown_seconds(summary.window_s) if sum(summary.jobs.values()) or not summary.stages else "",
+        "a record": f"median {median}, p95 {p95}, n {count}" if int(count) or not summary.stages else "",
         "tokens": tokens if summary.prompt_tokens or summary.completion_tokens else "",
         "notices": ", ".join(f"{count} {kind}" for kind, count in summary.notices.items()),
         "folder": f"{run.path} ({shown_bytes(run.size_bytes)})",

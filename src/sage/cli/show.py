@@ -1,4 +1,4 @@
-"""``sage show``: what a pipeline is made of."""
+"""``sage show``: what a pipeline or a stream is made of."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ def show(
         list[Path] | None, typer.Option("--import", help="A Python file that registers functions for YAML.")
     ] = None,
 ) -> None:
-    """Show the steps of a pipeline, what each needs, and what can run at the same time. Nothing is run."""
-    from sage.cli.target import import_files, load_target
+    """Show the steps of a pipeline, what each needs, and what can run at the same time; or the stages of a stream.
+
+    Nothing is run.
+    """
+    from sage.cli.target import import_files, load_flow
     from sage.errors import InputError
     from sage.runtime.formats import cannot
 
     if as_json and form not in {Form.text, Form.json}:
         raise InputError(f"--json and --form {form} exclude each other; say one of them")
     import_files(imports or [])
-    text = load_target(target).show("json" if as_json else form.value)
+    text = load_flow(target).show("json" if as_json else form.value)
     if out is None:
         print(text, end="")
         return

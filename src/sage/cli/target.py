@@ -1,4 +1,4 @@
-"""Which pipeline a user means: a YAML file, a pipeline in a Python file, or one in a module."""
+"""Which pipeline or stream a user means: a YAML file, a pipeline in a Python file, or one in a module."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sage import Pipeline
 from sage.errors import InputError, SageError, nearest
 from sage.runtime.formats import cannot
 
-__all__ = ["import_files", "load_target"]
+if TYPE_CHECKING:
+    from sage.stream import Stream
+
+__all__ = ["import_files", "load_flow", "load_target"]
 
 T = TypeVar("T")
 YAML_ENDINGS = (".yaml", ".yml", ".json")
@@ -32,14 +35,45 @@ def load_target(target: str) -> Pipeline:
     """
     if target.lower().endswith(YAML_ENDINGS):
         return Pipeline.from_yaml(_existing(Path(target)))
+    found: Pipeline = _loaded(target, (Pipeline,))
+    return found
+
+
+def _loaded(target: str, kinds: tuple[type[Any], ...]) -> Any:
+    """What of these kinds stands in a Python file or module."""
     where, _, name = target.rpartition(":") if ":" in target else (target, "", "")
     if where.endswith(".py"):
-        return _named(where, _import_file(_existing(Path(where))), name)
+        return _named(where, _import_file(_existing(Path(where))), name, kinds)
     if "/" in where or Path(where).is_file():
         raise InputError(
             f"{target}: expected a .yaml or .py file; a module is named with dots: package.module:NAME"
         )
-    return _named(where, _imported(where, lambda: _import_module(where)), name)
+    return _named(where, _imported(where, lambda: _import_module(where)), name, kinds)
+
+
+def load_flow(target: str) -> Pipeline | Stream:
+    """The pipeline or the stream at such a place; a YAML file is a stream if it says ``stream:``.
+
+    Raises:
+        InputError: no such file, module or name, or importing it failed.
+        PipelineError: it has faults.
+    """
+    if not target.lower().endswith(YAML_ENDINGS):
+        found: Pipeline | Stream = _loaded(target, (Pipeline, _streams()))
+        return found
+    from sage.graph.yaml import load_document
+
+    path = _existing(Path(target))
+    _, data, _ = load_document(path)
+    if isinstance(data, dict) and "stream" in data:
+        return _streams().from_yaml(path)
+    return Pipeline.from_yaml(path)
+
+
+def _streams() -> type[Stream]:
+    from sage.stream import Stream
+
+    return Stream
 
 
 def import_files(paths: Iterable[Path]) -> None:
@@ -104,20 +138,22 @@ def _imported(where: str, load: Callable[[], T]) -> T:
         raise InputError(f"{line}: importing it raised {type(error).__name__}: {error}") from error
 
 
-def _named(where: str, module: ModuleType, name: str) -> Pipeline:
-    found = {key: value for key, value in vars(module).items() if isinstance(value, Pipeline)}
+def _named(where: str, module: ModuleType, name: str, kinds: tuple[type[Any], ...]) -> Any:
+    found = {key: value for key, value in vars(module).items() if isinstance(value, kinds)}
+    what = " or ".join(kind.__name__ for kind in kinds)
     if name in found:
         return found[name]
     if name and hasattr(module, name):
         kind = type(getattr(module, name)).__name__
-        raise InputError(f"{where}:{name} is of type {kind!r}, expected a Pipeline: {nearest(name, found)}")
+        raise InputError(f"{where}:{name} is of type {kind!r}, expected a {what}: {nearest(name, found)}")
     if name:
-        raise InputError(f"{where} has no pipeline {name!r}: {nearest(name, found)}")
-    different = {id(pipeline): pipeline for pipeline in found.values()}
+        raise InputError(f"{where} has no {what.lower()} {name!r}: {nearest(name, found)}")
+    different = {id(one): one for one in found.values()}
     if len(different) == 1:
         return next(iter(different.values()))
     if not found:
-        raise InputError(f"{where} has no pipeline; make one at its top level: NAME = Pipeline(…)")
+        raise InputError(f"{where} has no {what.lower()}; make one at its top level: NAME = Pipeline(…)")
+    many = " and ".join(sorted({f"{type(one).__name__.lower()}s" for one in found.values()}))
     raise InputError(
-        f"{where} has {len(different)} pipelines; say which: {', '.join(f'{where}:{key}' for key in found)}"
+        f"{where} has {len(different)} {many}; say which: {', '.join(f'{where}:{key}' for key in found)}"
     )

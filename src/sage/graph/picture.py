@@ -8,7 +8,7 @@ box of its step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -16,7 +16,7 @@ from sage.graph.body import VALUE, Body
 from sage.graph.plan import Plan, PlannedStep
 from sage.graph.step import Step
 
-__all__ = ["labelled", "levels", "shown_label", "svg"]
+__all__ = ["Box", "boxes_svg", "labelled", "levels", "shown_label", "svg"]
 
 NAME_PX = 8.0  # width of one character of a name at 13 px, and of the line below it at 11 px
 BELOW_PX = 6.6
@@ -112,11 +112,42 @@ class _Place:
 
 def svg(plan: Plan) -> str:
     """The picture of a plan: a level a row, inputs above, and what runs inside a step inside its box."""
-    drawing = _drawn(plan, plan.name)
+    return _framed(_drawn(plan, plan.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box of a picture that is no plan's: its two lines, its kind, and the names of those it follows."""
+
+    name: str
+    below: str
+    kind: str  # "input", "step" or "model"
+    after: tuple[str, ...]
+
+
+def boxes_svg(title: str, boxes: Sequence[Box]) -> str:
+    """The picture of boxes, each standing behind those it follows, drawn as a plan is."""
+    level: dict[str, int] = {}
+    places: dict[str, _Place] = {}
+    rows: list[list[_Place]] = []
+    for box in boxes:
+        level[box.name] = max((level[name] + 1 for name in box.after), default=0)
+        rows += [[] for _ in range(level[box.name] + 1 - len(rows))]
+        kind = "source" if box.kind == "input" else box.kind
+        places[box.name] = _Place(_short(box.name), _short(box.below), kind, level[box.name])
+        rows[level[box.name]].append(places[box.name])
+    for box in boxes:
+        for name in dict.fromkeys(box.after):
+            _join(rows, places[name], places[box.name])
+    return _framed(_laid_out(rows, title))
+
+
+def _framed(drawing: _Drawing) -> str:
+    """A whole svg picture around a drawing."""
     width, height = drawing.width + 2 * MARGIN, drawing.height + 2 * MARGIN
     return (
         f'<svg class="sage-plan" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img">\n<title>{escape(plan.name)}</title>\n<style>{STYLE}</style>\n'
+        f'height="{height:.0f}" role="img">\n<title>{escape(_short(drawing.title))}</title>\n<style>{STYLE}</style>\n'
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path class="head" d="M0 0 8 4 0 8z"/></marker></defs>\n'
         f"{drawing.at(MARGIN, MARGIN)}\n</svg>\n"
@@ -124,7 +155,10 @@ def svg(plan: Plan) -> str:
 
 
 def _drawn(plan: Plan, title: str) -> _Drawing:
-    rows = _rows(plan)
+    return _laid_out(_rows(plan), title)
+
+
+def _laid_out(rows: list[list[_Place]], title: str) -> _Drawing:
     for sweep in range(SWEEPS):
         _order(rows, downwards=sweep % 2 == 0)
     _spread(rows)
@@ -272,7 +306,7 @@ def _edge(start: _Place, child: _Place, middles: list[float], heights: list[floa
 
 def _box(place: _Place, middle: float) -> str:
     left, top = place.x - place.width / 2, middle - place.height / 2
-    kind = {"input": "input", "model": "step model"}.get(place.kind, "step")
+    kind = {"input": "input", "source": "input", "model": "step model"}.get(place.kind, "step")
     radius = place.height / 2 if place.kind == "input" else 6
     rect = (
         f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{place.width:.1f}" '

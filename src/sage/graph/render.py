@@ -13,7 +13,7 @@ from sage.graph.picture import labelled, levels, shown_label, svg
 from sage.graph.plan import Plan, PlannedStep
 from sage.graph.step import Step
 
-__all__ = ["RENDERERS", "as_data", "levels"]
+__all__ = ["RENDERERS", "as_data", "escaped", "levels"]
 
 
 INDENT = "  "
@@ -117,7 +117,7 @@ def _chart(plan: Plan, numbers: Iterator[int], indent: str) -> list[str]:
     """The nodes and edges of a plan; what is inside a step as subgraphs that a dotted line leads to."""
     names = [*plan.inputs, *plan.optional_inputs, *(step.name for step in plan.steps)]
     node = {name: f"n{next(numbers)}" for name in names}
-    lines = [f'{indent}{node[name]}(["{_escaped(name)}"])' for name in (*plan.inputs, *plan.optional_inputs)]
+    lines = [f'{indent}{node[name]}(["{escaped(name)}"])' for name in (*plan.inputs, *plan.optional_inputs)]
     lines += [_node(step.step, step.name, node[step.name], indent) for step in plan.steps]
     for step in plan.steps:
         lines += [f"{indent}{node[need]} --> {node[step.name]}" for need in step.needs if need in node]
@@ -133,7 +133,7 @@ def _subgraphs(step: Step, node: str, numbers: Iterator[int], indent: str) -> li
         title = shown_label(label) + ("" if body.field == VALUE else f": {body.plan.name}")
         inner = _single if body.field == VALUE else _chart
         lines += [
-            f'{indent}subgraph {graph}["{_escaped(title)}"]',
+            f'{indent}subgraph {graph}["{escaped(title)}"]',
             *inner(body.plan, numbers, indent + "    "),
             f"{indent}end",
             f"{indent}{node} -.-> {graph}",
@@ -150,10 +150,10 @@ def _single(plan: Plan, numbers: Iterator[int], indent: str) -> list[str]:
 
 def _node(step: Step, name: str, node: str, indent: str) -> str:
     below = step.operator if step.pool is None else f"{step.operator} · {step.pool}"
-    return f'{indent}{node}["{f"{_escaped(name)}<br/>" if name else ""}{_escaped(below)}"]'
+    return f'{indent}{node}["{f"{escaped(name)}<br/>" if name else ""}{escaped(below)}"]'
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Mermaid's own entities for what ends a label or starts markup."""
     return "".join(
         letter if letter.isalnum() or letter in " _-.:·" else f"#{ord(letter)};" for letter in text

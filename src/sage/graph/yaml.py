@@ -21,7 +21,7 @@ from sage.graph.form_write import write_form
 from sage.graph.step import Step
 from sage.graph.yamltext import yaml_text
 
-__all__ = ["dump_pipeline", "load_data", "load_pipeline"]
+__all__ = ["dump_pipeline", "load_data", "load_document", "load_pipeline"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 40
@@ -45,14 +45,24 @@ def load_pipeline(source: str | Path, operators: Operators) -> Written:
     Raises:
         InputError: the file cannot be read, it is no YAML (with line and column), or no pipeline.
     """
+    name, data, lines = load_document(source)
+    try:
+        return read_form(data, operators, lines)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def load_document(source: str | Path) -> tuple[str, Any, Mapping[tuple[str, ...], int]]:
+    """What YAML text is called, or the file at a Path; its data; and the line of every key, by the keys to it.
+
+    Raises:
+        InputError: the file cannot be read, or it is no YAML (with line and column).
+    """
     name, text = ("yaml", source) if isinstance(source, str) else (str(source), _content(source))
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InputError(f"{name}: is larger than {MAX_BYTES >> 20} MiB; that is no pipeline")
     document = _Document(name, text)
-    try:
-        return read_form(document.data, operators, document.lines)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+    return name, document.data, document.lines
 
 
 def load_data(path: Path) -> Any:

@@ -23,7 +23,7 @@ _NAMED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def yaml_text(form: Mapping[str, Any]) -> str:
-    """A pipeline's form (see ``sage.graph.form``) as YAML.
+    """A pipeline's form (see ``sage.graph.form``) as YAML, or a stream's, whose ``stages`` are a list.
 
     >>> print(yaml_text({"pipeline": "p", "steps": {"line": {"template": "Hello, {name}!"}, "size": {"fn": "count"}}}))
     pipeline: p
@@ -34,7 +34,12 @@ def yaml_text(form: Mapping[str, Any]) -> str:
     """
     lines: list[str] = []
     for key, value in form.items():
-        lines += [f"{_key(key)}: {_flow(value)}"] if key != "steps" else ["steps:", *_entries(value, 2)]
+        if key == "steps":
+            lines += ["steps:", *_entries(value, 2)]
+        elif key == "stages":
+            lines += ["stages:", *(line for item in value for line in _item(item, 2))]
+        else:
+            lines.append(f"{_key(key)}: {_flow(value)}")
     return "\n".join(lines) + "\n"
 
 

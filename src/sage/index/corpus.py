@@ -13,15 +13,18 @@ from sage.errors import InputError
 from sage.graph.values import Passage
 from sage.index.chunk import Document
 from sage.index.markup import Form, find_blocks
+from sage.index.pages import html_page, pdf_page
 
-__all__ = ["SUFFIXES", "Corpus", "read_corpus"]
+__all__ = ["SUFFIXES", "Corpus", "list_files", "read_corpus", "read_document"]
 
 _FORMS: Mapping[str, Form] = {".txt": "text", ".md": "markdown", ".markdown": "markdown", ".rst": "rst"}
+_HTML = (".html", ".htm")
+_PDF = ".pdf"
 _ROWS = ".jsonl"
 _HEAD_CHARS = 4000  # where a document's first heading is looked for
 
 #: What is read.
-SUFFIXES = (*_FORMS, _ROWS)
+SUFFIXES = (*_FORMS, *_HTML, _PDF, _ROWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class Corpus:
 def read_corpus(path: str | Path) -> Corpus:
     """The text of a file, or of every file of a known kind in a folder and the folders below it.
 
-    Text (.txt), Markdown (.md, .markdown) and reStructuredText (.rst) files are a document each, named by
-    their path in the folder, parts joined by ``/``. A .jsonl file has an object a line with ``text``, and perhaps
+    Text (.txt), Markdown (.md, .markdown), reStructuredText (.rst), HTML (.html, .htm) and PDF (.pdf, with the extra
+    ``pdf``) files are a document each, named by their path in the folder, parts joined by ``/``. A .jsonl file has an object a line with ``text``, and perhaps
     ``title``, ``meta`` (an object) and ``id``, by default ``path:line``; with ``pid`` for ``id`` the row is a
     passage already and is never cut. Other keys become metadata. Names that begin with a dot are left out, and
     so are links, unless they lead out of the folder: then nothing is read at all.
@@ -48,7 +51,7 @@ def read_corpus(path: str | Path) -> Corpus:
     """
     root = Path(path)
     if root.is_dir():
-        files, num_skipped = _list(root)
+        files, num_skipped = list_files(root)
         named = [(file, file.relative_to(root).as_posix()) for file in files]
     elif root.is_file():
         if root.suffix.lower() not in SUFFIXES:
@@ -66,8 +69,12 @@ def read_corpus(path: str | Path) -> Corpus:
     return Corpus(items, len(named), num_skipped)
 
 
-def _list(root: Path) -> tuple[list[Path], int]:
-    """The files to read, sorted by path, and how many were of other kinds."""
+def list_files(root: Path) -> tuple[list[Path], int]:
+    """The files to read, sorted by path, and how many were of other kinds.
+
+    Raises:
+        InputError: a folder that cannot be read, or a link that leads out.
+    """
     inside = root.resolve()
     files: list[Path] = []
     num_skipped = 0
@@ -95,19 +102,43 @@ def _list(root: Path) -> tuple[list[Path], int]:
 
 
 def _read(file: Path, name: str) -> Iterator[Document | Passage]:
-    text = _text(file)
     if file.suffix.lower() == _ROWS:
-        yield from _rows(text, file, name)
-        return
-    form = _FORMS[file.suffix.lower()]
-    yield Document(name, text, title=_title(file, text, form), form=form, numbered=True)
+        yield from _rows(_text(file), file, name)
+    else:
+        yield read_document(file, name)
+
+
+def read_document(file: Path, name: str) -> Document:
+    """The document in a file that is one, as told by its extension.
+
+    Raises:
+        InputError: it cannot be read, or is not what its name says.
+        SetupError: it is a PDF and pypdf is not installed.
+    """
+    suffix = file.suffix.lower()
+    if suffix == _PDF:
+        page = pdf_page(_bytes(file), str(file))
+        return Document(name, page.text, title=page.title or file.stem, form="text")
+    text = _text(file)
+    if suffix in _HTML:
+        page = html_page(text)
+        return Document(
+            name, page.text, title=page.title or _title(file, page.text, "markdown"), form="markdown"
+        )
+    form = _FORMS[suffix]
+    return Document(name, text, title=_title(file, text, form), form=form, numbered=True)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
+        return _bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{str(file)!r} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}; "

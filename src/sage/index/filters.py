@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sage.errors import InputError, nearest
 
-__all__ = ["Column", "Where", "matching_rows", "read_columns", "refuse_bad_where"]
+__all__ = ["Column", "Where", "is_met", "matching_rows", "read_columns", "refuse_bad_where"]
 
 #: Metadata key -> a value, a list of values (any of them), or a mapping of operators to values.
 Where = Mapping[str, Any]
@@ -88,12 +88,13 @@ def matching_rows(where: Where, columns: Mapping[str, Column], num_rows: int) ->
         column = columns.get(key)
         if column is None:
             return np.zeros(num_rows, dtype=np.bool_)
-        meets = np.array([*(_meets(value, condition) for value in column.values), False], dtype=np.bool_)
+        meets = np.array([*(is_met(value, condition) for value in column.values), False], dtype=np.bool_)
         matching &= meets[column.codes]
     return matching
 
 
-def _meets(value: Any, condition: Any) -> bool:
+def is_met(value: Any, condition: Any) -> bool:
+    """Whether a value meets the condition that ``where=`` says for it."""
     if isinstance(condition, Mapping):
         return all(_holds(value, name, operand) for name, operand in condition.items())
     if isinstance(condition, list | tuple | set | frozenset):

@@ -17,6 +17,7 @@ from sage.index.bm25 import BM25
 from sage.index.chunk import Chunking, Document
 from sage.index.embed import Progress, embed_texts
 from sage.index.filters import Where
+from sage.index.graphs import Recall, graph_from, recall_of, with_graph
 from sage.index.intake import refuse_other, searched_texts, take_passages, take_vectors
 from sage.index.manifest import Manifest, corrupt
 from sage.index.search import search_segments
@@ -45,6 +46,7 @@ class IndexInfo:
     metadata: tuple[str, ...]  # keys that where= may name
     created: str | None  # UTC, ISO 8601; None: not saved
     size_bytes: int | None  # on disk; None: not saved
+    graph: bool = False  # whether a graph over the vectors is searched instead of all of them
 
 
 class Index:
@@ -85,6 +87,7 @@ class Index:
         fingerprint: str | None = None,
         chunking: Chunking | None = None,
         bm25: BM25 | None = None,
+        hnsw: int | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> Index:
@@ -98,6 +101,8 @@ class Index:
             fingerprint: of the embedder that made ``vectors``; with ``embedder``, what it must have.
             chunking: how big the passages of documents are.
             bm25: the parameters of the search by words.
+            hnsw: from how many passages on vectors are searched by a graph, which is quicker and may miss a few
+                (see :meth:`recall`); needs the extra ``faiss``. None: every vector is looked at.
             settings: where the embedder finds its model; None: read from ``sage.toml``.
             progress: called with the passages embedded so far, and all of them.
 
@@ -121,8 +126,9 @@ class Index:
             refuse_other(fingerprint, embedded)
         elif fingerprint is not None:
             raise InputError("fingerprint= says who made vectors=, but there are none")
-        facts = Facts(embedder=address, fingerprint=known, bm25=bm25 or BM25())
-        index = cls([make_segment(passages, table)], facts, path=target, settings=settings)
+        facts = Facts(embedder=address, fingerprint=known, bm25=bm25 or BM25(), hnsw=graph_from(hnsw, table))
+        segment = with_graph(make_segment(passages, table), facts)
+        index = cls([segment], facts, path=target, settings=settings)
         if target is not None:
             index.save()
         return index
@@ -146,6 +152,7 @@ class Index:
             embedder=manifest.embedder,
             fingerprint=manifest.fingerprint,
             bm25=BM25(k1=manifest.k1, b=manifest.b),
+            hnsw=manifest.hnsw,
         )
         index = cls([segment], facts, path=folder, settings=settings)
         index._manifest = manifest
@@ -316,9 +323,19 @@ class Index:
             raise InputError("save: this index is only in memory; say where: save('docs.index')")
         known = self._manifest if target == self._path else None
         expected = None if known is None else known.generation
-        whole = compact(self._segments)
+        whole = with_graph(compact(self._segments), self._facts)
         self._manifest, segment = write_stored(target, whole, self._facts, expected=expected)
         self._segments, self._path, self._places = [segment], target, None
+
+    def recall(self, *, k: int = 10, queries: int = 200, seed: int = 0) -> Recall | None:
+        """How many of the k nearest passages a search finds, beside an exact one; None where it is exact itself.
+
+        The queries stand halfway between two passages drawn at random: near them, and none of them.
+        """
+        for segment in self._segments:
+            if segment.graph is not None:
+                return recall_of(segment, k, queries, seed)
+        return None
 
     def info(self) -> IndexInfo:
         """What there is to know of this index."""
@@ -335,6 +352,7 @@ class Index:
             metadata=tuple(sorted({key for segment in self._segments for key in segment.columns})),
             created=None if stored is None else stored.created,
             size_bytes=None if stored is None else sum(file.size_bytes for file in stored.files.values()),
+            graph=any(segment.graph is not None for segment in self._segments),
         )
 
     def _queries(self, vectors: Any) -> NDArray[np.float32]:

@@ -36,6 +36,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dimension: int | None  # of the vectors, None: words only
     embedder: str | None  # its address, without keys
     fingerprint: str | None
+    hnsw: int | None = None  # from how many passages on a graph is made, None: never
     tokenizer: str = RULE
     k1: float
     b: float

@@ -16,7 +16,7 @@ from sage.index.segment import Segment
 from sage.index.topk import Hits, merge_hits
 from sage.index.vectors import nearest_rows
 
-__all__ = ["search_segments"]
+__all__ = ["nearest_in", "search_segments"]
 
 #: Per segment, which rows may be found.
 Allowed = Sequence[NDArray[np.bool_]]
@@ -59,9 +59,18 @@ def _by_vector(
     found: list[list[Hits]] = []
     for segment, rows, first in zip(segments, allowed, _firsts(segments), strict=True):
         assert segment.vectors is not None
-        hits = nearest_rows(segment.vectors, queries, k, None if rows.all() else rows)
+        hits = nearest_in(segment, queries, k, None if rows.all() else rows)
         found.append([Hits(rows + first, scores) for rows, scores in hits])
     return [merge_hits(list(parts), k) for parts in zip(*found, strict=True)]
+
+
+def nearest_in(
+    segment: Segment, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
+) -> list[Hits]:
+    """By the segment's graph where it has one that serves, else exactly."""
+    assert segment.vectors is not None
+    found = None if segment.graph is None else segment.graph.search(segment.vectors, queries, k, allowed)
+    return nearest_rows(segment.vectors, queries, k, allowed) if found is None else found
 
 
 def _by_words(segments: Sequence[Segment], text: str, k: int, allowed: Allowed, bm25: BM25) -> Hits:

@@ -16,6 +16,7 @@ from sage.graph.values import Passage
 from sage.index.blob import Blob
 from sage.index.bm25 import Postings, build_postings, merge_postings
 from sage.index.filters import Column, read_columns
+from sage.index.hnsw import Graph
 
 __all__ = ["Segment", "compact", "make_segment", "searched_text"]
 
@@ -34,6 +35,7 @@ class Segment:
     vectors: NDArray[np.float32] | None  # unit rows, shape (rows, dimension)
     postings: Postings
     live: NDArray[np.bool_]  # False: deleted, shape (rows,)
+    graph: Graph | None = None  # over the vectors; None: they are all looked at
 
     def __len__(self) -> int:
         return len(self.live)

@@ -5,6 +5,7 @@
         data-0f3a…/                the files of this generation
             passages.jsonl         one passage a line; passages.npy: where each line begins
             vectors.npy            unit rows (absent: words only)
+            graph.faiss            a graph over the vectors (only in large indexes that want one)
             terms.txt              sorted words; terms.npy: where each begins
             starts.npy rows.npy counts.npy lengths.npy    the inverted index
 
@@ -33,6 +34,7 @@ from sage.clock import wall_time
 from sage.errors import InputError, SetupError
 from sage.index.blob import Blob
 from sage.index.bm25 import BM25, Postings
+from sage.index.hnsw import Graph, is_installed
 from sage.index.manifest import MANIFEST, FileFacts, Manifest, corrupt, read_manifest
 from sage.index.segment import Segment
 
@@ -54,6 +56,7 @@ _ARRAYS: Mapping[str, tuple[type[np.generic], int]] = {
     "lengths.npy": (np.int32, 1),
 }
 _TEXTS = ("passages.jsonl", "terms.txt")
+_GRAPH = "graph.faiss"  # bytes, as faiss writes them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ class Facts:
     embedder: str | None  # address, without keys
     fingerprint: str | None
     bm25: BM25
+    hnsw: int | None = None  # from how many passages on a graph over the vectors is made; None: never
 
 
 class Stored(NamedTuple):
@@ -150,6 +154,7 @@ def _write_generation(root: Path, segment: Segment, facts: Facts) -> None:
             fingerprint=facts.fingerprint,
             k1=facts.bm25.k1,
             b=facts.bm25.b,
+            hnsw=facts.hnsw,
             files={name: _write(folder / name, data) for name, data in _contents(segment).items()},
         )
         content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
@@ -171,7 +176,11 @@ def _contents(segment: Segment) -> dict[str, NDArray[Any]]:
         "counts.npy": postings.counts,
         "lengths.npy": postings.lengths,
     }
-    return contents if segment.vectors is None else {**contents, "vectors.npy": segment.vectors}
+    if segment.vectors is not None:
+        contents["vectors.npy"] = segment.vectors
+    if segment.graph is not None:
+        contents[_GRAPH] = segment.graph.data
+    return contents
 
 
 @dataclass
@@ -195,7 +204,7 @@ def _write(path: Path, data: NDArray[Any], *, raw: bool = False) -> FileFacts:
     """Write an array, as .npy unless it is text or ``raw``, safely on disk and for this user only."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         hashing = _Hashing(file)
-        if raw or path.name in _TEXTS:
+        if raw or path.name in {*_TEXTS, _GRAPH}:
             for start in range(0, len(data), _CHUNK_BYTES):
                 hashing.write(data[start : start + _CHUNK_BYTES].tobytes())
         else:
@@ -231,6 +240,8 @@ def _read_segment(path: Path, manifest: Manifest, *, verify: bool) -> Segment:
     """The files of a generation, mapped, after what can be checked quickly."""
     folder = path / manifest.generation
     wanted = {*_TEXTS, *_ARRAYS} - ({"vectors.npy"} if manifest.dimension is None else set())
+    if manifest.dimension is not None and _GRAPH in manifest.files:
+        wanted.add(_GRAPH)
     if set(manifest.files) != wanted:
         raise corrupt(path, f"{MANIFEST} lists the files {sorted(manifest.files)}, expected {sorted(wanted)}")
     for name, facts in manifest.files.items():
@@ -253,7 +264,8 @@ def _read_segment(path: Path, manifest: Manifest, *, verify: bool) -> Segment:
     vectors = arrays.get("vectors.npy")
     if not _fits(manifest, lines, vectors, postings):
         raise corrupt(path, "its files do not fit each other")
-    return Segment(lines, vectors, postings, live=np.ones(manifest.count, dtype=np.bool_))
+    graph = Graph(arrays[_GRAPH]) if _GRAPH in arrays and is_installed() else None
+    return Segment(lines, vectors, postings, live=np.ones(manifest.count, dtype=np.bool_), graph=graph)
 
 
 def _check_file(path: Path, file: Path, facts: FileFacts, *, hashed: bool) -> None:

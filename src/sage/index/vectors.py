@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sage.errors import InputError
 from sage.index.topk import Hits, contenders, merge_hits
 
-__all__ = ["nearest_rows", "unit_rows"]
+__all__ = ["nearest_rows", "settle", "unit_rows"]
 
 _MAX_SCORES = 8_000_000  # scores held at once: 32 MB
 _FEW = 0.1  # below this share of allowed rows only they are looked at
@@ -68,7 +68,7 @@ def nearest_rows(
         if allowed is not None:
             scores[:, ~allowed] = -np.inf
         found.extend(
-            _settle(matrix, query, contenders(row, k, margin), k)
+            settle(matrix, query, contenders(row, k, margin), k)
             for query, row in zip(batch, scores, strict=True)
         )
     return found
@@ -81,7 +81,7 @@ def _products(matrix: NDArray[np.float32], batch: NDArray[np.float32]) -> NDArra
     return batch @ matrix.T
 
 
-def _settle(matrix: NDArray[np.float32], query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Hits:
+def settle(matrix: NDArray[np.float32], query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Hits:
     """The k best of some rows, scored so that only the row's and the query's numbers matter."""
     exact = query.astype(np.float64)
     parts = []

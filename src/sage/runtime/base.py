@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -115,6 +115,9 @@ class Run:
     spent_tokens: int = 0
     watches_steps: bool = False  # time inline steps though nothing is recorded: one of them was slow
     on_end: Progress | None = None
+    numbers: Iterator[int] | None = (
+        None  # of its jobs, where several feeds share it; None: places in the source
+    )
     seen: set[str] = field(default_factory=set)  # pipelines already announced in the log
     counts: dict[Outcome, int] = field(
         default_factory=lambda: {"done": 0, "failed": 0, "rejected": 0, "cancelled": 0}

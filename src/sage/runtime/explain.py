@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from sage.events import Event, Notice, RunEnded, TaskEnded
+from sage.events import Event, Notice, RunEnded, StageCounted, StreamSeen, TaskEnded
 from sage.runtime.advice import advise
 from sage.runtime.figures import Stat, stat_of
 from sage.runtime.manifest import Manifest
+from sage.runtime.stage_figures import StageTally
 from sage.runtime.timings import (
     Blocking,
     EndpointTime,
@@ -66,10 +67,13 @@ class _Study:
         self.paths: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self.slowest: list[tuple[float, int, Trail]] = []
         self.blocking: Counter[tuple[str, str]] = Counter()
+        self.stages = StageTally()
 
     def add(self, event: Event) -> None:
         if isinstance(event, RunEnded):
             self.status = event.status
+        elif isinstance(event, StreamSeen | StageCounted):
+            self.stages.add(event)
         elif isinstance(event, TaskEnded):
             self.endpoints.setdefault((event.pool, event.endpoint), _Endpoint()).add(event)
         trail = self.trails.add(event)
@@ -156,6 +160,7 @@ class _Study:
                 for seconds, _, trail in sorted(self.slowest, reverse=True)
             ),
             blocking=tuple(self._blocked(*key, window_s) for key in self.blocking),
+            stages=self.stages.figures(),
         )
 
     def _in_order(self) -> list[tuple[str, str]]:

@@ -133,6 +133,11 @@ class InOrder:
             self._released.set()
         return has_room and len(self._early) < self._limit
 
+    def release(self) -> None:
+        """Hand on what is held back, though results before it are missing: none of them comes any more."""
+        for index in sorted(self._early):
+            self._sink.put(index, self._early.pop(index))
+
     async def room(self) -> None:
         """Wait until the missing result has come, and until the sink behind has room."""
         while len(self._early) >= self._limit:
@@ -198,9 +203,10 @@ async def _pump(
 ) -> None:
     """Inline programs: one record after the other, without a task for each."""
     yielded = clock()
-    carry, put = inline.carry, sink.put
+    carry, put, numbers = inline.carry, sink.put, run.numbers
     for index, record in intake.rest():
-        if not put(index, carry(run, program, index, record)):
+        job = index if numbers is None else next(numbers)
+        if not put(index, carry(run, program, job, record)):
             await sink.room()
         now = clock()
         if now - yielded > YIELD_S:
@@ -212,9 +218,11 @@ async def _pump(
 async def _work(carry: Carry, clock: Clock, run: Run, program: Program, intake: _Intake, sink: Sink) -> None:
     """One place in flight: a record after the other, until the source is empty."""
     yielded = clock()
+    numbers = run.numbers
     while (pulled := await intake.anext() if intake.is_async else intake.next()) is not None:
         index, record = pulled
-        if not sink.put(index, await carry(run, program, index, record)):
+        job = index if numbers is None else next(numbers)
+        if not sink.put(index, await carry(run, program, job, record)):
             await sink.room()
         now = clock()
         if intake.pulled > index + 1:  # others had their turn meanwhile

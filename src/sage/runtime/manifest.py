@@ -24,7 +24,10 @@ Status = Literal["running", "complete", "partial", "failed", "generator_limited"
 #: Where a run's times come from; runs of different kinds never share a column.
 Kind = Literal["measured", "simulated", "replayed"]
 
-_PACKAGES = ("aiohttp", "msgspec", "numpy", "PyYAML", "rich", "typer", "tokenizers", "xllamacpp", "ray")
+_PACKAGES = (
+    "aiohttp", "msgspec", "numpy", "PyYAML", "rich", "typer", "tokenizers", "xllamacpp", "ray", "faiss-cpu", "pyarrow",
+    "pypdf",
+)  # fmt: skip
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     packages: Mapping[str, str] = {}
     machine: Machine | None = None
     pipelines: Mapping[str, Any] = {}  # name -> its YAML form, as data
+    streams: Mapping[str, Mapping[str, str]] = {}  # name -> stage -> its kind
     policy: str = ""
     engines: Mapping[str, tuple[str, ...]] = {}  # pool -> addresses, without keys
     limits: Mapping[str, int] = {}  # endpoint -> calls at once

@@ -55,6 +55,13 @@ class RunResult:
 
         return None if self.folder is None else summarize(self.events)
 
+    def _repr_html_(self) -> str:
+        from sage.graph.html import table_html
+
+        return table_html(
+            self.records, f"run {self.run_id}: {len(self.records)} done, {len(self.failures)} failed"
+        )
+
 
 class Recorder:
     """Keeps the folder of one run, if it has one. Made by :func:`begin_run`; its owner calls ``finish``."""
@@ -77,6 +84,16 @@ class Recorder:
             limits=dict(endpoints.limits),
             cluster=cluster,
         )
+
+    def streams(self, name: str, stages: Mapping[str, str]) -> None:
+        """Write a stream into the manifest: its stages, and the kind of each."""
+        if self._folder is not None:
+            self._folder.update(streams={name: dict(stages)})
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the run is kept; None if it is not recorded."""
+        return None if self._folder is None else self._folder.path
 
     @property
     def manifest(self) -> Manifest | None:

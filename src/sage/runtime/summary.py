@@ -13,12 +13,24 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from sage.events import Event, JobEnded, Notice, PipelineSeen, RunEnded, TaskEnded, TaskRetried
+from sage.events import (
+    Event,
+    JobEnded,
+    Notice,
+    PipelineSeen,
+    RunEnded,
+    StageCounted,
+    StreamSeen,
+    TaskEnded,
+    TaskRetried,
+)
 from sage.runtime.figures import Share, Stat, percentile, stat_of, wilson
+from sage.runtime.stage_figures import StageFigures, StageTally
 
 __all__ = [
     "PoolFigures",
     "Share",
+    "StageFigures",
     "Stat",
     "StepFigures",
     "Summary",
@@ -74,6 +86,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[PoolFigures, ...]
     retries: Mapping[str, int]  # endpoint -> calls made again
     notices: Mapping[str, int]  # kind -> how often
+    stages: tuple[StageFigures, ...] = ()  # of its stream, if it is one
     faults: tuple[str, ...] = ()  # why the log cannot be true; empty when it is sound
     percentile_method: str = "linear"
 
@@ -115,6 +128,7 @@ class _Tally:
         self.retried: Counter[str] = Counter()
         self.retried_steps: Counter[tuple[int, str]] = Counter()
         self.notices: Counter[str] = Counter()
+        self.stages = StageTally()
         self.faults: list[str] = []
 
     def add(self, event: Event) -> None:
@@ -132,6 +146,8 @@ class _Tally:
                 self.plans[event.pipeline] = event
             case RunEnded():
                 self.status = event.status
+            case StreamSeen() | StageCounted():
+                self.stages.add(event)
 
     def _job(self, event: JobEnded) -> None:
         if event.job in self.ended:
@@ -236,6 +252,7 @@ class _Tally:
             pools=tuple(pool.figures(name) for name, pool in sorted(self.pools.items())),
             retries=dict(self.retried),
             notices=dict(self.notices),
+            stages=self.stages.figures(),
             faults=tuple(self.faults),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from sage.runtime.figures import Stat
+from sage.runtime.stage_figures import StageFigures
 from sage.runtime.trail import Part
 
 __all__ = ["Blocking", "EndpointTime", "Explanation", "Finding", "PathShare", "SlowJob", "StepTime"]
@@ -113,5 +114,6 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[PathShare, ...]  # the most frequent
     slowest: tuple[SlowJob, ...]
     blocking: tuple[Blocking, ...]
+    stages: tuple[StageFigures, ...] = ()  # of its stream, if it is one
     advice: tuple[Finding, ...] = ()  # what to change first, at most three
     note: str = ""  # how far the advice carries, or why there is none
