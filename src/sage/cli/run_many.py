@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Many", "One", "for_each"]
 
 
-
 def for_each(option: str, said: Sequence[str], pipelines: int) -> list[str | None]:
     """What an option says of each pipeline: said once it holds for all, else once for each, in their order.
 
