@@ -75,6 +75,10 @@ test-vllm: $(ALL) models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DI
 bench-overhead: $(ALL) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead/DATE
 	$(PY) benchmarks/overhead.py --out results/overhead/$$(date -u +%F)/overhead.json $(ARGS)
 
+bench-replay: $(ALL) ## how true a replay is: the same jobs run, and replayed, under five policies (2 min)
+	@mkdir -p results/replay
+	$(PY) benchmarks/replay.py --out results/replay/replay.json >/dev/null
+
 bench-peers: $(ALL) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)
 
