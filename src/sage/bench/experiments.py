@@ -26,6 +26,7 @@ from sage.bench.workloads import (
     given_corpus,
 )
 from sage.clock import monotonic
+from sage.engines.cpus import usable_cpus
 from sage.errors import InputError, nearest
 from sage.graph.yaml import load_data
 from sage.registry import Registry
@@ -198,6 +199,8 @@ def _wrong(preset: Preset) -> str | None:
         return f"delays_s is {preset.delays_s}, expected seconds that are not negative"
     if preset.runtime == "simulated" and preset.engines != "emulated":
         return f"engines {preset.engines!r} take real time; say runtime 'local'"
+    if preset.runtime == "ray" and (preset.engines == "http" or "asyncio" in preset.systems):
+        return "on runtime 'ray' the engines are 'emulated', one a node, and the system is 'sage'"
     axes = ("workloads", "systems", "policies", "complexity", "concurrency", "pipelines", "delays_s", "nodes")
     empty = [name for name in axes if not getattr(preset, name)]
     return f"{empty[0]} is empty, expected at least one" if empty else None
@@ -358,6 +361,8 @@ def run_experiment(
             planned=len(cells),
         ) as folder,
     ):
+        if preset.runtime == "ray":
+            folder.update(notes=(ON_ONE_MACHINE.format(cpus=usable_cpus()),))
         for cell in cells:
             if folder.has(cell.name):
                 for _ in range(cell.setup.jobs):
@@ -366,6 +371,13 @@ def run_experiment(
             with folder.running(cell.name, axes=cell.axes, repeat=cell.repeat, seed=cell.seed) as path:
                 run_cell(lab, cell.setup, cell.seed, path, tell)
     return read_experiment(out)
+
+
+#: What a reader of results of runtime "ray" must know.
+ON_ONE_MACHINE = (
+    "all nodes share one machine with {cpus} CPUs, which bound what is computed and what SAGE itself costs; "
+    "engines are emulated, one a node"
+)
 
 
 def planned(name: str, preset: Preset, out: Path | None) -> list[tuple[Planned, bool]]:

@@ -35,6 +35,7 @@ from sage.index.index import Index
 from sage.runtime.endpoints import DEFAULT_ENGINES
 from sage.runtime.manifest import Kind, Manifest, Status
 from sage.runtime.options import MAX_INFLIGHT
+from sage.runtime.ray_cluster import RayCluster
 from sage.runtime.runs import create_run, read_events
 from sage.runtime.simulated import closed_loop, open_loop
 from sage.runtime.virtual import run_virtual
@@ -46,10 +47,10 @@ from sage.testing.server import separate_server
 __all__ = ["ENGINES", "RUNTIMES", "Lab", "Load", "Setup", "open_lab", "run_cell"]
 
 ENGINES = ("emulated", "http", "embedded")
-RUNTIMES = ("simulated", "local")
+RUNTIMES = ("simulated", "local", "ray")
 
 EngineSet = Literal["emulated", "http", "embedded"]
-RuntimeName = Literal["simulated", "local"]
+RuntimeName = Literal["simulated", "local", "ray"]
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +86,7 @@ class Lab:
     corpus: Corpus
     index: Index
     profile: Profile  # of emulated engines
+    profile_name: str
     output: str  # length of their answers
     unit_s: float  # of computing, in virtual time
     slots: int  # for computing per node, in virtual time
@@ -124,6 +126,8 @@ def open_lab(
         raise InputError(
             f"engines {engines!r} take real time and have no place in runtime 'simulated'; say runtime 'local'"
         )
+    if runtime == "ray" and engines == "http":
+        raise InputError("on runtime 'ray' every node has an engine of its own; say engines 'emulated'")
     if engines == "embedded" and nodes > 1:
         raise InputError(
             f"{nodes} nodes need engines 'emulated' or 'http'; there is one embedded engine here"
@@ -147,7 +151,7 @@ def open_lab(
         else:
             address = _address(urls[0]) if urls else str(DEFAULT_ENGINES["embedder"])
             index = Index.build(corpus.passages, embedder=address, settings=settings)
-        yield Lab(runtime, engines, corpus, index, kind, output, unit_s, slots, urls, home)
+        yield Lab(runtime, engines, corpus, index, kind, profile, output, unit_s, slots, urls, home)
 
 
 def _address(url: str) -> str:
@@ -282,6 +286,7 @@ class _Run:
             seed=self._seed,
             clock=clock,
             kind=lab.kind,
+            runtime=self._nodes() if lab.runtime == "ray" else "local",
         ) as session:
             streams = self._streams()
             for pipeline in {job[0].name: job[0] for jobs in streams for job in jobs}.values():
@@ -291,6 +296,10 @@ class _Run:
                 await session.call(job[0], job[1], tenant=tenant)
 
             await self._load(streams, carry, clock)
+
+    def _nodes(self) -> RayCluster:
+        """A cluster for this cell alone, of nodes with one CPU."""
+        return RayCluster(nodes=self._setup.nodes, cpus=1)
 
     async def _by_hand(self, clock: Clock) -> None:
         lab, setup = self._lab, self._setup
@@ -382,6 +391,9 @@ class _Run:
         if lab.engines == "http":
             addresses = tuple(_address(url) for url in lab.urls[:nodes])
             return {"llm": addresses, "embedder": addresses}
+        if lab.runtime == "ray":  # one on every node, in a process of its own there
+            said = f"output={lab.output}&seed={self._seed}&pieces=first&where=node"
+            return dict.fromkeys(("llm", "embedder"), f"emulated:{lab.profile_name}?{said}")
         options = EmulatedOptions(output=lab.output, seed=self._seed, pieces="first")
         models = lab.profile
         pools: dict[str, Any] = {

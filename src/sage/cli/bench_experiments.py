@@ -44,7 +44,9 @@ def command(name: str) -> Callable[..., None]:
         engines: Annotated[
             str | None, typer.Option(help="emulated, http (an emulated server) or embedded (real models).")
         ] = None,
-        runtime: Annotated[str | None, typer.Option(help="simulated or local (real time).")] = None,
+        runtime: Annotated[
+            str | None, typer.Option(help="simulated, local (real time) or ray (nodes on this machine).")
+        ] = None,
         workload: Annotated[
             list[str] | None, typer.Option(help="compute, rag or mixed; may be repeated.")
         ] = None,
@@ -173,6 +175,8 @@ def _show(stored: StoredExperiment, *, as_json: bool) -> None:
         )
         return
     print(_points_table(points))
+    for remark in said.notes:
+        print(remark)
     repeats = max(point.repeats for point in points)
     note = "; ± is half of a 95 % t-interval over repeats" if repeats >= 3 else ""
     print(

@@ -143,7 +143,7 @@ class Link:
                 reply.add_done_callback(self._heard)
             else:
                 self.actor.submit.remote(outbox)  # the exchanges under way bring the results
-        except Exception as error:  # noqa: BLE001 - whatever a user's value raises when it is made ready to travel
+        except Exception as error:
             if len(outbox) > 1:
                 for item in outbox:
                     self._ship([item])
