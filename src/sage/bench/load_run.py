@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import shutil
 import sys
@@ -297,6 +298,7 @@ class _StoppedError(Exception):
 async def _driven(plan: Plan, work: Iterator[W], send: Send[W], clock: Clock, began: float) -> str:
     """Send everything; why that ended early, if it did."""
     clients = plan.schedule.clients
+    gc.freeze()  # a collection then looks at what the load made only, and is no pause that a client would seem to see
     try:
         if clients is None:
             await open_load(plan.table.due, work, send, clock, began=began, warmups=plan.table.num_warmups)
@@ -315,6 +317,8 @@ async def _driven(plan: Plan, work: Iterator[W], send: Send[W], clock: Clock, be
         if gone is None or others is not None:
             raise
         return str(_first(gone))
+    finally:
+        gc.unfreeze()
     return ""
 
 

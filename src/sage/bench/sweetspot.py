@@ -19,6 +19,7 @@ LEAST_POINTS = 5
 MOST_TAIL_SLOPE = 0.25  # of the rising slope
 LEAST_ERROR_CUT = 0.50  # of the squared error of one line
 LEAST_OF_PEAK = 0.85
+_NOTHING = 1e-9  # a gain over all loads that is no more than rounding, as a share of the peak
 _GRID = 400  # places between the first and the last point
 
 
@@ -63,6 +64,7 @@ def find_sweet_spot(points: Sequence[Point]) -> SweetSpot:
     cut = 1.0 if one_error == 0 and error == 0 else 1 - error / one_error if one_error else 0.0
     of_peak = float((start + rise * knee) / rates.max())
     found = SweetSpot(rise=rise, tail=tail, error_cut=cut, of_peak=of_peak)
+    rise = rise if rise * (loads[-1] - loads[0]) > _NOTHING * rates.max() else 0.0
     why = _doubt(rise, tail, cut, of_peak, is_straight=one_error <= 1e-12 * float(rates @ rates))
     if why:
         return msgspec.structs.replace(found, why=why)
@@ -90,19 +92,15 @@ def _two_lines(
     loads: np.ndarray[tuple[int], np.dtype[np.float64]], rates: np.ndarray[tuple[int], np.dtype[np.float64]]
 ) -> tuple[float, tuple[float, float, float], float]:
     """The best join strictly inside the loads; start, first and second slope; squared error."""
-    best: tuple[float, tuple[float, float, float], float] | None = None
     # Two points at least on either side, counting the join: else one line is free to hit one point.
-    places = np.union1d(np.linspace(loads[1], loads[-2], _GRID), loads[1:-1])
-    for place in places.tolist():
-        columns = np.stack(
-            [np.ones_like(loads), np.minimum(loads, place), np.maximum(loads - place, 0)], axis=1
-        )
-        found, *_ = np.linalg.lstsq(columns, rates, rcond=None)
-        error = float(((columns @ found - rates) ** 2).sum())
-        if best is None or error < best[2] * (1 - 1e-9) - 1e-300:
-            best = place, (float(found[0]), float(found[1]), float(found[2])), error
-    assert best is not None
-    return best
+    places = np.union1d(np.linspace(loads[1], loads[-2], _GRID), loads[1:-1])[:, None]
+    before, after = np.minimum(loads, places), np.maximum(loads - places, 0)
+    columns = np.stack([np.ones_like(before), before, after], axis=2)  # place, load, coefficient
+    found = np.linalg.pinv(columns) @ rates
+    errors = ((columns @ found[:, :, None] - rates[:, None]) ** 2).sum(axis=(1, 2))
+    best = int(np.argmin(errors))
+    start, rise, tail = map(float, found[best])
+    return float(places[best, 0]), (start, rise, tail), float(errors[best])
 
 
 def _one_line(
