@@ -14,16 +14,19 @@ from collections.abc import (
     Mapping,
     Sized,
 )
+from dataclasses import replace
 from typing import Any, Protocol
 
 from sage.clock import Clock
 from sage.errors import InputError
 from sage.graph.values import Record
 from sage.runtime.base import JobFailure, Run, first_of_group
+from sage.runtime.driver import Driver
+from sage.runtime.inline import Inline
 from sage.runtime.ledger import SLOW_STEP_S
 from sage.runtime.program import Program
 
-__all__ = ["Channel", "Collected", "InOrder", "Sink", "Source", "feed"]
+__all__ = ["Channel", "Collected", "InOrder", "Sink", "Source", "feed", "placed"]
 
 Source = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 
@@ -146,31 +149,8 @@ class InOrder:
         await self._sink.room()
 
 
-class Carries(Protocol):
-    """Takes jobs through their steps; the session's driver does."""
-
-    async def carry(self, run: Run, program: Program, index: int, record: Any) -> Result:
-        """One job, to its end."""
-
-
-class CarriesInline(Protocol):
-    """The same for jobs of functions only."""
-
-    def carry(self, run: Run, program: Program, index: int, record: Any) -> Result:
-        """One job, straight through."""
-
-    async def acarry(self, run: Run, program: Program, index: int, record: Any) -> Result:
-        """One job whose functions may await."""
-
-
 async def feed(
-    driver: Carries,
-    inline: CarriesInline,
-    clock: Clock,
-    run: Run,
-    program: Program,
-    source: Source,
-    sink: Sink,
+    driver: Driver, inline: Inline, clock: Clock, run: Run, program: Program, source: Source, sink: Sink
 ) -> None:
     """Take every record of a source through a program.
 
@@ -199,14 +179,17 @@ async def feed(
 
 
 async def _pump(
-    inline: CarriesInline, clock: Clock, run: Run, program: Program, intake: _Intake, sink: Sink
+    inline: Inline, clock: Clock, run: Run, program: Program, intake: _Intake, sink: Sink
 ) -> None:
     """Inline programs: one record after the other, without a task for each."""
     yielded = clock()
     carry, put, numbers = inline.carry, sink.put, run.numbers
     for index, record in intake.rest():
-        job = index if numbers is None else next(numbers)
-        if not put(index, carry(run, program, job, record)):
+        if numbers is None:
+            result = carry(run, program, index, record)
+        else:
+            result = placed(carry(run, program, next(numbers), record), index)
+        if not put(index, result):
             await sink.room()
         now = clock()
         if now - yielded > YIELD_S:
@@ -221,8 +204,11 @@ async def _work(carry: Carry, clock: Clock, run: Run, program: Program, intake: 
     numbers = run.numbers
     while (pulled := await intake.anext() if intake.is_async else intake.next()) is not None:
         index, record = pulled
-        job = index if numbers is None else next(numbers)
-        if not sink.put(index, await carry(run, program, job, record)):
+        if numbers is None:
+            result = await carry(run, program, index, record)
+        else:
+            result = placed(await carry(run, program, next(numbers), record), index)
+        if not sink.put(index, result):
             await sink.room()
         now = clock()
         if intake.pulled > index + 1:  # others had their turn meanwhile
@@ -230,6 +216,11 @@ async def _work(carry: Carry, clock: Clock, run: Run, program: Program, intake: 
         elif now - yielded > YIELD_S:
             await asyncio.sleep(0)
             yielded = clock()
+
+
+def placed(result: Result, index: int) -> Result:
+    """A result of a job that is numbered within its run: a failure names its place in its own source."""
+    return replace(result, index=index) if isinstance(result, JobFailure) else result
 
 
 class _Intake:

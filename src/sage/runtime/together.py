@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,8 +12,7 @@ from sage.clock import Clock
 from sage.errors import InputError, nearest
 from sage.events import Outcome
 from sage.graph.plan import Plan
-from sage.graph.values import Record
-from sage.runtime.base import JobFailure, Run, RunEvent, first_of_group
+from sage.runtime.base import Run, first_of_group
 from sage.runtime.driver import Driver
 from sage.runtime.feed import Sink, Source, feed
 from sage.runtime.inline import Inline
@@ -98,12 +97,9 @@ async def feed_together(
     async def one(number: int, part: Part) -> None:
         await _turn(number, stagger, begun[number])
         following = begun[number + 1] if number + 1 < len(parts) else asyncio.Event()
-        run = replace(
-            part.run, on_end=_telling(part.run, following), counts=part.run.counts, seen=part.run.seen
-        )
+        run = replace(part.run, numbers=numbers, on_end=_telling(part.run, following))
         try:
-            jobs = _NumberedDriver(driver, numbers), _NumberedInline(inline, numbers)
-            await feed(*jobs, clock, run, part.program, part.records, part.sink)
+            await feed(driver, inline, clock, run, part.program, part.records, part.sink)
         finally:
             following.set()
 
@@ -132,41 +128,3 @@ def _telling(run: Run, following: asyncio.Event) -> Callable[[Outcome], None]:
             run.on_end(outcome)
 
     return on_end
-
-
-class _NumberedDriver:
-    """The driver, with numbers of jobs that are the run's and not the source's."""
-
-    def __init__(self, driver: Driver, numbers: Iterator[int]) -> None:
-        self._driver = driver
-        self._numbers = numbers
-
-    async def carry(
-        self,
-        run: Run,
-        program: Program,
-        index: int,
-        record: Any,
-        listen: Callable[[RunEvent], None] | None = None,
-    ) -> Record | JobFailure:
-        result = await self._driver.carry(run, program, next(self._numbers), record, listen)
-        return _placed(result, index)
-
-
-class _NumberedInline:
-    """The same for jobs that run straight through."""
-
-    def __init__(self, inline: Inline, numbers: Iterator[int]) -> None:
-        self._inline = inline
-        self._numbers = numbers
-
-    def carry(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
-        return _placed(self._inline.carry(run, program, next(self._numbers), record), index)
-
-    async def acarry(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
-        return _placed(await self._inline.acarry(run, program, next(self._numbers), record), index)
-
-
-def _placed(result: Record | JobFailure, index: int) -> Record | JobFailure:
-    """A failure names the job's place in its own source."""
-    return replace(result, index=index) if isinstance(result, JobFailure) else result

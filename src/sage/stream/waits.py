@@ -10,7 +10,7 @@ from sage.clock import Clock
 from sage.errors import InputError
 from sage.graph.values import Record
 from sage.runtime.base import JobFailure
-from sage.runtime.feed import InOrder, Sink
+from sage.runtime.feed import InOrder, Sink, placed
 from sage.runtime.options import MAX_INFLIGHT
 from sage.stream.calls import function_name, reading
 from sage.stream.specs import FlatMap, Through
@@ -97,7 +97,7 @@ class ThroughStage(WaitingStage):
             for record in items:
                 if self._is_over:
                     break
-                result = carry(record)
+                result = placed(carry(record), self.num_done)
                 self.num_done += 1
                 if isinstance(result, JobFailure):
                     self.failed += 1
