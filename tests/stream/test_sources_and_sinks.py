@@ -16,6 +16,7 @@ import pytest
 from sage import InputError, Pipeline, SageError, Session, SetupError, stream
 from sage.runtime.virtual import run_virtual
 from sage.stream import StreamResult, count
+from sage.stream.flow import Flow
 from sage.testing.conformance_streams import check_sink, check_source
 
 from .conftest import Carry
@@ -214,6 +215,24 @@ def test_a_sink_that_fails_stops_the_stream_and_is_closed(run: Carry) -> None:
     assert sink.is_closed
 
 
+def test_a_sink_that_cannot_be_closed_leaves_no_complete_run(run: Carry, tmp_path: Path) -> None:
+    class Unclosed(Slow):
+        async def write(self, records: list[Any]) -> None:
+            """Takes them."""
+
+        async def close(self) -> None:
+            raise SetupError("the last block did not fit")
+
+    async def main() -> Any:
+        async with Session() as session:
+            flow = Flow(stream.records(RECORDS).write(Unclosed()), session, {})
+            with pytest.raises(SetupError, match="the last block did not fit"):
+                await flow.carry_out()
+            return flow.result([])
+
+    assert asyncio.run(main()).metrics.status == "partial"
+
+
 class Kept:
     """The smallest sink there is."""
 
@@ -372,8 +391,6 @@ def test_a_folder_that_is_not_there_is_told_of(run: Carry, tmp_path: Path) -> No
 
 
 def test_a_stream_that_is_stopped_finishes_jobs_and_says_what_is_not_complete() -> None:
-    from sage.stream.flow import Flow
-
     async def ticking() -> AsyncIterator[dict[str, int]]:
         n = 0
         while True:

@@ -122,13 +122,13 @@ class Flow:
                 await self._work()
                 if self._broken is not None:
                     raise self._broken
-                if not (self.is_cut or self.is_stopped):
-                    status = "complete"
             except BaseException as error:
                 self._give_up(error)
                 raise
             finally:
                 await self._close_sinks()
+            if not (self.is_cut or self.is_stopped):
+                status = "complete"
         finally:
             self._count()
             self._session.end(self._recorder, status)
