@@ -81,6 +81,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Names of the public API, imported when first used so that ``import sage`` stays quick."""
+    if name == "stream":  # a package: ``sage.stream.read`` without importing it first
+        return importlib.import_module("sage.stream")
     if name not in __all__:
         raise AttributeError(f"module 'sage' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES.get(name, "sage.errors")), name)
