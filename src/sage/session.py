@@ -8,20 +8,18 @@ import contextvars
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-import msgspec
-
 from sage.clock import Clock, monotonic
-from sage.engines.base import Engine, EngineInfo
+from sage.engines.base import Engine
 from sage.engines.engine_metrics import EngineMetrics
-from sage.errors import Fault, InputError, PipelineError, PolicyError, nearest
-from sage.graph.plan import Plan
-from sage.graph.shape import is_cpu
+from sage.errors import InputError, PolicyError
 from sage.graph.values import Record
 from sage.runtime.base import JobFailure, Run, RunEvent
+from sage.runtime.books import Books, check_limits
+from sage.runtime.bound import Bound
 from sage.runtime.calls import Calls
 from sage.runtime.driver import Driver
 from sage.runtime.endpoints import Endpoints
@@ -31,9 +29,9 @@ from sage.runtime.ledger import Ledger
 from sage.runtime.local import open_runtime, parse_runtime
 from sage.runtime.manifest import Kind
 from sage.runtime.options import MAX_INFLIGHT, JobArguments, JobOptions, ManyArguments
-from sage.runtime.program import Program, build_program
-from sage.runtime.prometheus import EventCounts, exposition
-from sage.runtime.recorder import Recorder, RunResult, begin_run
+from sage.runtime.program import Program
+from sage.runtime.prometheus import exposition
+from sage.runtime.recorder import Recorder, RunResult
 from sage.runtime.reuse import Reuse
 from sage.runtime.stream import OpenStream, error_of, results_of
 from sage.runtime.together import Part, Stagger, asked_together, checked_stagger, feed_together
@@ -47,16 +45,11 @@ from sage.tenants import tenants_from
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from sage.index.index import Index
     from sage.pipeline import Pipeline
     from sage.runtime.ray_cluster import RayCluster
-    from sage.runtime.telemetry import Telemetry
 
 __all__ = ["CURRENT", "RunResult", "Session"]
 
-
-FLUSH_S = 0.5  # events reach the disk this soon
-MAX_PROGRAMS = 256  # bound pipelines a session remembers
 
 #: The session that is open around the calling code, if any.
 CURRENT: contextvars.ContextVar[Session | None] = contextvars.ContextVar("sage_session", default=None)
@@ -118,23 +111,25 @@ class Session:
         )
         if self._settings.max_inflight is not None and self._settings.max_inflight < 1:
             raise InputError(f"max_inflight is {self._settings.max_inflight}, expected at least 1")
-        if telemetry is not None and not self._settings.record:
-            raise InputError("telemetry is made from the event log, but record is False; say record=True")
-        self._telemetry = _telemetry(telemetry) if telemetry is not None else None
-        self._counts = EventCounts()
         self._policy = parse_policy(self._settings.policy)
         self._addresses = {**base.engines, **_several(engines or {})}
-        self._indexes: dict[str, Any] = {**base.indexes, **(indexes or {})}
+        self._indexes = {**base.indexes, **(indexes or {})}
         self._seed = seed
         self._clock = clock
         self._tenants = {**base.tenants, **tenants_from(tenants or {})}
-        self._kind: Kind = kind
+        self._books = Books(
+            self._settings,
+            clock,
+            policy=str(self._policy),
+            seed=seed,
+            kind=kind,
+            tenants=self._tenants,
+            telemetry=telemetry,
+        )
         self._cluster = parse_runtime(runtime)
-        self._programs: dict[int, Program] = {}  # by identity of the plan, which the program keeps alive
         self._feeds: set[asyncio.Task[None]] = set()
         self._single: Recorder | None = None  # the run that single calls belong to
         self._singles = 0
-        self._recorders: set[Recorder] = set()  # of the runs that are going on
         self._stack: AsyncExitStack | None = None
 
     async def __aenter__(self) -> Self:
@@ -147,12 +142,13 @@ class Session:
         self._scheduler = Scheduler(self._policy, random.Random(self._seed), has_rates=has_rates)
         slots = self._runtime.slots(self, self._group)
         self._endpoints = Endpoints(self._addresses, self._runtime.opening, self._group, self, slots)
+        self._bound = Bound(self._endpoints, self._indexes)
         self._reuse = Reuse(self._settings.cache_dir / "answers.sqlite")
         self._calls = Calls(self._scheduler, self._endpoints, self._reuse, self._clock, self._group)
         ledger = Ledger(self._clock)
         self._driver = Driver(self._calls, ledger, self._clock, self._tenants)
         self._inline = Inline(ledger, self._clock)
-        self._flushing = self._group.create_task(self._flush_logs()) if self._settings.record else None
+        self._flushing = self._group.create_task(self._books.flush()) if self._settings.record else None
         self._token = CURRENT.set(self)
         return self
 
@@ -167,7 +163,7 @@ class Session:
         if self._feeds:
             await asyncio.wait(self._feeds)
         if self._single is not None:
-            self._finish(self._single, "complete" if error is None else "partial")
+            self._books.end(self._single, "complete" if error is None else "partial")
         if self._flushing is not None:
             self._flushing.cancel()
         self._reuse.close()
@@ -178,8 +174,7 @@ class Session:
         except BaseExceptionGroup as group:
             raise _only(group) from None
         finally:
-            if self._telemetry is not None:
-                await asyncio.to_thread(self._telemetry.close)
+            await self._books.close()
 
     async def __call__(self, pipeline: Pipeline, /, **fields: Any) -> Record:
         """Run one record and return it, finished.
@@ -203,14 +198,14 @@ class Session:
     ) -> RunResult:
         """Run many records and keep the results, in the order of the source."""
         sink = Collected()
-        recorder = self._recorder(arguments)
+        recorder = self._books.begin(arguments)
         program = await self._program(pipeline, recorder)
         try:
             await feed(self._driver, self._inline, self._clock, recorder.run, program, records, sink)
         except BaseException as error:
-            self._finish(recorder, "failed" if isinstance(error, PolicyError) else "partial")
+            self._books.end(recorder, "failed" if isinstance(error, PolicyError) else "partial")
             raise
-        self._finish(recorder, "complete")
+        self._books.end(recorder, "complete")
         return recorder.result(sink.in_source_order())
 
     async def run_all(
@@ -243,13 +238,13 @@ class Session:
         going = sinks if sinks is not None else kept
         said = [{**arguments, **options} for _, _, options in several]
         for options in said:
-            self._check_limits(options)
+            check_limits(options)
             _own_options(options).resolver()  # refuses what cannot be, before anything is opened
         limits = {
             pipeline.name: own.get("max_inflight")
             for (pipeline, _, _), own in zip(several, said, strict=True)
         }
-        recorder = self._recorder(arguments, parts=limits)
+        recorder = self._books.begin(arguments, parts=limits)
         try:
             together = [
                 Part(
@@ -264,9 +259,9 @@ class Session:
             ]
             await feed_together(self._driver, self._inline, self._clock, together, stagger)
         except BaseException as error:
-            self._finish(recorder, "failed" if isinstance(error, PolicyError) else "partial")
+            self._books.end(recorder, "failed" if isinstance(error, PolicyError) else "partial")
             raise
-        self._finish(recorder, "complete")
+        self._books.end(recorder, "complete")
         return [recorder.result(sink.in_source_order()) for sink in kept]
 
     def _part_run(self, recorder: Recorder, number: int, said: Mapping[str, Any]) -> Run:
@@ -302,7 +297,7 @@ class Session:
         self, pipeline: Pipeline, records: Source, ordered: bool, arguments: ManyArguments
     ) -> OpenStream:
         """A stream as an object with ``take`` and ``close``, for callers on another event loop."""
-        recorder = self._recorder(arguments)
+        recorder = self._books.begin(arguments)
         program = await self._program(pipeline, recorder)
         limit = recorder.run.max_inflight
         channel = Channel(max(limit, 64))
@@ -312,7 +307,7 @@ class Session:
 
     def begin(self, arguments: ManyArguments) -> Recorder:
         """Begin a run that several feeds share, as the pipelines of a stream do. Its owner calls ``end``."""
-        return self._recorder(arguments)
+        return self._books.begin(arguments)
 
     async def feed(
         self,
@@ -342,7 +337,7 @@ class Session:
 
     def end(self, recorder: Recorder, status: Literal["complete", "partial", "failed"]) -> None:
         """End a run that was begun with ``begin``."""
-        self._finish(recorder, status)
+        self._books.end(recorder, status)
 
     def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something in the background, at most until the session closes."""
@@ -396,9 +391,7 @@ class Session:
 
         Serve it under ``/metrics`` as ``text/plain; version=0.0.4``. Call it on the session's event loop.
         """
-        for recorder in self._recorders:
-            recorder.tell()
-        return exposition(self.snapshot(), self._counts if self._settings.record else None)
+        return exposition(self.snapshot(), self._books.counts())
 
     async def ready(self, pipeline: Pipeline) -> None:
         """Open everything a pipeline needs, so that its first record does not wait for it.
@@ -426,7 +419,7 @@ class Session:
         listen: Callable[[RunEvent], None] | None,
     ) -> Record | JobFailure:
         if self._single is None:
-            self._single = self._recorder({}, pulled=False)
+            self._single = self._books.begin({}, pulled=False)
         program = await self._program(pipeline, self._single)
         run = replace(
             self._single.run,
@@ -447,86 +440,21 @@ class Session:
         try:
             await feed(self._driver, self._inline, self._clock, recorder.run, program, records, sink)
         except Exception as error:  # noqa: BLE001 - handed to the consumer of the stream
-            self._finish(recorder, "failed" if isinstance(error, PolicyError) else "partial")
+            self._books.end(recorder, "failed" if isinstance(error, PolicyError) else "partial")
             channel.end(error)
         except BaseException:
-            self._finish(recorder, "partial")
+            self._books.end(recorder, "partial")
             channel.end()
             raise
         else:
-            self._finish(recorder, "complete")
+            self._books.end(recorder, "complete")
             channel.end()
 
     async def _program(self, pipeline: Pipeline, recorder: Recorder | None) -> Program:
-        plan = pipeline.plan
-        program = self._programs.get(id(plan))
-        if program is None:
-            await self._open_pools(plan)
-            context = _Context(plan, self._endpoints, self._index)
-            program = build_program(plan, context, self._endpoints.slots.carrier)
-            while len(self._programs) >= MAX_PROGRAMS:
-                del self._programs[next(iter(self._programs))]
-            self._programs[id(plan)] = program
+        program = await self._bound.program(pipeline.plan)
         if recorder is not None:
-            recorder.uses(plan, self._endpoints, self._runtime.facts())
+            recorder.uses(pipeline.plan, self._endpoints, self._runtime.facts())
         return program
-
-    async def _open_pools(self, plan: Plan) -> None:
-        known = self._endpoints.known_pools()
-        faults = [
-            Fault(None, f"unknown engine pool {pool!r}: {nearest(pool, known)}")
-            for pool in plan.pools()
-            if pool not in known and not is_cpu(pool)
-        ]
-        if faults:
-            raise PipelineError(plan.name, faults)
-        for pool in plan.pools():
-            await self._endpoints.open(pool)
-
-    def _index(self, name: str) -> Index:
-        """An index by its name, opened when it is first asked for."""
-        from sage.index.index import Index
-
-        if name not in self._indexes:
-            raise InputError(
-                f"unknown index {name!r}: {nearest(name, self._indexes)}; "
-                f"say what it is with indexes={{{name!r}: 'FOLDER'}}, --index {name}=FOLDER or in sage.toml"
-            )
-        said = self._indexes[name]
-        if not isinstance(said, Index):
-            said = self._indexes[name] = Index.open(said)
-        return said
-
-    def _recorder(self, arguments: ManyArguments, **about: Any) -> Recorder:
-        given: dict[str, Any] = dict(arguments)
-        limit = given.pop("max_inflight", self._settings.max_inflight)
-        record = given.pop("record", self._settings.record)
-        on_end = given.pop("on_end", None)
-        budget = given.pop("budget_tokens", None)
-        self._check_limits(arguments)
-        recorder = begin_run(
-            replace(self._settings, record=record),
-            self._clock,
-            options=JobOptions(**given),
-            policy=str(self._policy),
-            seed=self._seed,
-            max_inflight=limit,
-            budget_tokens=budget,
-            on_end=on_end,
-            kind=self._kind,
-            about=about | {"tenants": msgspec.to_builtins(self._tenants)} if self._tenants else about,
-        )
-        self._recorders.add(recorder)
-        recorder.observe(self._counts.add)
-        if self._telemetry is not None and recorder.manifest is not None:
-            recorder.observe(self._telemetry.observer(recorder.manifest))
-        return recorder
-
-    def _check_limits(self, said: Mapping[str, Any]) -> None:
-        for name in ("max_inflight", "budget_tokens"):
-            value = said.get(name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{name} is {value!r}, expected a whole number above 0")
 
     def joined(self, name: str, pool: str, limit: int) -> None:
         """An endpoint takes so many calls at once from now on. For runtimes."""
@@ -540,45 +468,12 @@ class Session:
         """An endpoint's server said what its load is. For engines."""
         self._calls.tell(EndpointMeasured(name, metrics.running, metrics.waiting, metrics.kv_used))
 
-    def _finish(self, recorder: Recorder, status: Literal["complete", "partial", "failed"]) -> None:
-        self._recorders.discard(recorder)
-        recorder.finish(status)
-
-    async def _flush_logs(self) -> None:
-        """So that a run that is killed loses little of its log."""
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            for recorder in self._recorders:
-                recorder.flush()
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """What steps may ask for while they are bound."""
-
-    plan: Plan
-    endpoints: Endpoints
-    index: Callable[[str], Index]
-
-    def within(self, plan: Plan) -> _Context:
-        return replace(self, plan=plan)
-
-    def engine(self, pool: str) -> EngineInfo:
-        return self.endpoints.info(pool)
-
 
 def _within(run: Run, options: JobOptions | None, max_inflight: int | None) -> Run:
     """A run, with other options for some of its jobs; counts, log and numbers stay shared."""
     if options is None and max_inflight is None:
         return run
     return replace(run, options=options or run.options, max_inflight=max_inflight or run.max_inflight)
-
-
-def _telemetry(exporter: SpanExporter) -> Telemetry:
-    """The way to an exporter; the module is loaded only here, for it needs an extra."""
-    from sage.runtime.telemetry import Telemetry
-
-    return Telemetry(exporter)
 
 
 def _own_options(said: Mapping[str, Any]) -> JobOptions:
