@@ -19,7 +19,6 @@ from sage.errors import InputError, PolicyError
 from sage.graph.values import Record
 from sage.runtime.base import JobFailure, Run, RunEvent
 from sage.runtime.books import Books, check_limits
-from sage.runtime.bound import Bound
 from sage.runtime.calls import Calls
 from sage.runtime.driver import Driver
 from sage.runtime.endpoints import Endpoints
@@ -30,6 +29,7 @@ from sage.runtime.local import open_runtime, parse_runtime
 from sage.runtime.manifest import Kind
 from sage.runtime.options import MAX_INFLIGHT, JobArguments, JobOptions, ManyArguments
 from sage.runtime.program import Program
+from sage.runtime.programs import Programs
 from sage.runtime.prometheus import exposition
 from sage.runtime.recorder import Recorder, RunResult
 from sage.runtime.reuse import Reuse
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CURRENT", "RunResult", "Session"]
 
+
+MAX_OPTIONS = 256  # of single calls, remembered
 
 #: The session that is open around the calling code, if any.
 CURRENT: contextvars.ContextVar[Session | None] = contextvars.ContextVar("sage_session", default=None)
@@ -129,6 +131,7 @@ class Session:
         self._cluster = parse_runtime(runtime)
         self._feeds: set[asyncio.Task[None]] = set()
         self._single: Recorder | None = None  # the run that single calls belong to
+        self._single_runs: dict[JobOptions, Run] = {}  # the same, by what is said of the jobs
         self._singles = 0
         self._stack: AsyncExitStack | None = None
 
@@ -142,7 +145,7 @@ class Session:
         self._scheduler = Scheduler(self._policy, random.Random(self._seed), has_rates=has_rates)
         slots = self._runtime.slots(self, self._group)
         self._endpoints = Endpoints(self._addresses, self._runtime.opening, self._group, self, slots)
-        self._bound = Bound(self._endpoints, self._indexes)
+        self._programs = Programs(self._endpoints, self._indexes)
         self._reuse = Reuse(self._settings.cache_dir / "answers.sqlite")
         self._calls = Calls(self._scheduler, self._endpoints, self._reuse, self._clock, self._group)
         ledger = Ledger(self._clock)
@@ -421,17 +424,25 @@ class Session:
         if self._single is None:
             self._single = self._books.begin({}, pulled=False)
         program = await self._program(pipeline, self._single)
-        run = replace(
-            self._single.run,
-            options=options,
-            pulled=False,
-            counts=self._single.run.counts,
-            seen=self._single.run.seen,
-        )
+        run = self._single_run(self._single, options)
         number, self._singles = self._singles, self._singles + 1
         if program.is_inline and listen is None:
             return self._inline.carry(run, program, number, record)
         return await self._driver.carry(run, program, number, record, listen)
+
+    def _single_run(self, recorder: Recorder, options: JobOptions) -> Run:
+        """The run of single calls, for those of which this is said; counts, log and numbers are those of all."""
+        try:
+            known = self._single_runs.get(options)
+        except TypeError:  # an option that has no hash is none: it is refused below
+            known = None
+        if known is None:
+            run = recorder.run
+            known = replace(run, options=options, pulled=False, counts=run.counts, seen=run.seen)
+            if len(self._single_runs) >= MAX_OPTIONS:
+                self._single_runs.clear()
+            self._single_runs[options] = known
+        return known
 
     async def _feed(
         self, recorder: Recorder, program: Program, records: Source, sink: Sink, channel: Channel
@@ -451,7 +462,7 @@ class Session:
             channel.end()
 
     async def _program(self, pipeline: Pipeline, recorder: Recorder | None) -> Program:
-        program = await self._bound.program(pipeline.plan)
+        program = await self._programs.of(pipeline.plan)
         if recorder is not None:
             recorder.uses(pipeline.plan, self._endpoints, self._runtime.facts())
         return program

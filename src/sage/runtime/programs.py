@@ -1,4 +1,4 @@
-"""The pipelines of a session, bound to its engines and indexes: each once, with everything that it needs open."""
+"""The pipelines a session knows, bound to its engines and indexes when they are first used."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from sage.runtime.program import Program, build_program
 if TYPE_CHECKING:
     from sage.index.index import Index
 
-__all__ = ["Bound"]
+__all__ = ["Programs"]
 
-MAX_PROGRAMS = 256  # bound pipelines that are remembered
+MAX_PROGRAMS = 256  # the one that was bound first is forgotten first
 
 
-class Bound:
-    """Programs by their plans, and the indexes they search.
+class Programs:
+    """Binds plans, and opens what they need.
 
     Args:
-        endpoints: the session's engines, opened when a plan first needs them.
+        endpoints: of the session.
         indexes: name -> folder of an index, or an open Index.
     """
 
     def __init__(self, endpoints: Endpoints, indexes: Mapping[str, Any]) -> None:
         self._endpoints = endpoints
-        self._indexes: dict[str, Any] = dict(indexes)
-        self._programs: dict[int, Program] = {}  # by identity of the plan, which the program keeps alive
+        self._indexes = dict(indexes)
+        self._bound: dict[int, Program] = {}  # by identity of the plan, which the program keeps alive
 
-    async def program(self, plan: Plan) -> Program:
-        """A plan as it can be carried out.
+    async def of(self, plan: Plan) -> Program:
+        """The plan, bound. Its pools are open then.
 
         Raises:
             PipelineError: it names something this session does not have.
             SetupError, EngineError: an engine cannot be opened.
         """
-        program = self._programs.get(id(plan))
+        program = self._bound.get(id(plan))
         if program is None:
             await self._open_pools(plan)
             context = _Context(plan, self._endpoints, self._index)
             program = build_program(plan, context, self._endpoints.slots.carrier)
-            while len(self._programs) >= MAX_PROGRAMS:
-                del self._programs[next(iter(self._programs))]
-            self._programs[id(plan)] = program
+            while len(self._bound) >= MAX_PROGRAMS:
+                del self._bound[next(iter(self._bound))]
+            self._bound[id(plan)] = program
         return program
 
     async def _open_pools(self, plan: Plan) -> None:
