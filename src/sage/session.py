@@ -17,17 +17,17 @@ from sage.engines.base import Engine
 from sage.engines.engine_metrics import EngineMetrics
 from sage.errors import InputError, PolicyError
 from sage.graph.values import Record
-from sage.runtime.base import JobFailure, Run, RunEvent
+from sage.runtime.base import JobFailure, Run, RunEvent, only_of_group
 from sage.runtime.books import Books, check_limits
 from sage.runtime.calls import Calls
 from sage.runtime.driver import Driver
-from sage.runtime.endpoints import Endpoints
+from sage.runtime.endpoints import Endpoints, addresses_from
 from sage.runtime.feed import Channel, Collected, InOrder, Sink, Source, feed
 from sage.runtime.inline import Inline
 from sage.runtime.ledger import Ledger
 from sage.runtime.local import open_runtime, parse_runtime
 from sage.runtime.manifest import Kind
-from sage.runtime.options import MAX_INFLIGHT, JobArguments, JobOptions, ManyArguments
+from sage.runtime.options import MAX_INFLIGHT, JobArguments, JobOptions, ManyArguments, options_from
 from sage.runtime.program import Program
 from sage.runtime.programs import Programs
 from sage.runtime.prometheus import exposition
@@ -114,7 +114,7 @@ class Session:
         if self._settings.max_inflight is not None and self._settings.max_inflight < 1:
             raise InputError(f"max_inflight is {self._settings.max_inflight}, expected at least 1")
         self._policy = parse_policy(self._settings.policy)
-        self._addresses = {**base.engines, **_several(engines or {})}
+        self._addresses = {**base.engines, **addresses_from(engines or {})}
         self._indexes = {**base.indexes, **(indexes or {})}
         self._seed = seed
         self._clock = clock
@@ -175,7 +175,7 @@ class Session:
         try:
             await self._stack.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            raise _only(group) from None
+            raise only_of_group(group) from None
         finally:
             await self._books.close()
 
@@ -242,7 +242,7 @@ class Session:
         said = [{**arguments, **options} for _, _, options in several]
         for options in said:
             check_limits(options)
-            _own_options(options).resolver()  # refuses what cannot be, before anything is opened
+            options_from(options).resolver()  # refuses what cannot be, before anything is opened
         limits = {
             pipeline.name: own.get("max_inflight")
             for (pipeline, _, _), own in zip(several, said, strict=True)
@@ -273,7 +273,7 @@ class Session:
         return replace(
             run,
             id=f"{run.id}/{number}",
-            options=_own_options(said),
+            options=options_from(said),
             max_inflight=limit or MAX_INFLIGHT,
             said_inflight=limit,
             budget_tokens=said.get("budget_tokens"),
@@ -324,7 +324,7 @@ class Session:
     ) -> None:
         """Take every record of a source through a pipeline, within a run; what is not said is the run's."""
         program = await self._program(pipeline, recorder)
-        run = _within(recorder.run, options, max_inflight)
+        run = recorder.run.within(options, max_inflight)
         await feed(self._driver, self._inline, self._clock, run, program, records, sink)
 
     async def straight(
@@ -332,7 +332,7 @@ class Session:
     ) -> Callable[[Any], Record | JobFailure] | None:
         """Runs a record through a pipeline that never waits, at once, within a run; None: it may have to wait."""
         program = await self._program(pipeline, recorder)
-        run, carry = _within(recorder.run, options, None), self._inline.carry
+        run, carry = recorder.run.within(options), self._inline.carry
         if not program.is_inline or run.numbers is None:
             return None
         numbers = run.numbers
@@ -478,33 +478,3 @@ class Session:
     def measured(self, name: str, metrics: EngineMetrics) -> None:
         """An endpoint's server said what its load is. For engines."""
         self._calls.tell(EndpointMeasured(name, metrics.running, metrics.waiting, metrics.kv_used))
-
-
-def _within(run: Run, options: JobOptions | None, max_inflight: int | None) -> Run:
-    """A run, with other options for some of its jobs; counts, log and numbers stay shared."""
-    if options is None and max_inflight is None:
-        return run
-    return replace(run, options=options or run.options, max_inflight=max_inflight or run.max_inflight)
-
-
-def _own_options(said: Mapping[str, Any]) -> JobOptions:
-    """What is said of jobs, out of all that is said of a run."""
-    return JobOptions(**{name: said[name] for name in JobOptions.__dataclass_fields__ if name in said})
-
-
-def _several(engines: Mapping[str, Any]) -> dict[str, Any]:
-    """Addresses in the forms users write them in: one, several, or open engines."""
-    for pool, said in engines.items():
-        if said is None or (isinstance(said, list | tuple) and not said):
-            raise InputError(
-                f"engine pool {pool!r} has no address; give one, such as 'llama:smollm2-135m-instruct'"
-            )
-    return {pool: tuple(said) if isinstance(said, list) else said for pool, said in engines.items()}
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error inside a group of one; the group itself if there are several."""
-    first = group.exceptions[0]
-    if len(group.exceptions) > 1:
-        return group
-    return _only(first) if isinstance(first, BaseExceptionGroup) else first

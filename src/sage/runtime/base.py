@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage.errors import InternalError, Rejected, SageError, StepError
@@ -30,6 +30,7 @@ __all__ = [
     "as_step_error",
     "first_of_group",
     "narrowed",
+    "only_of_group",
 ]
 
 
@@ -137,6 +138,12 @@ class Run:
                 f"the run's budget of {self.budget_tokens} tokens is used up ({self.spent_tokens} spent)"
             )
 
+    def within(self, options: JobOptions | None, max_inflight: int | None = None) -> Run:
+        """The same run, with other options for some of its jobs; counts, log and numbers stay shared."""
+        if options is None and max_inflight is None:
+            return self
+        return replace(self, options=options or self.options, max_inflight=max_inflight or self.max_inflight)
+
     def __post_init__(self) -> None:
         self.resolve = self.options.resolver()
         self.is_limited = self.options.expire or self.options.timeout_s is not None
@@ -192,6 +199,14 @@ def first_of_group(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def only_of_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error inside a group of one; the group itself if there are several."""
+    first = group.exceptions[0]
+    if len(group.exceptions) > 1:
+        return group
+    return only_of_group(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def as_step_error(error: Exception, step: str | None) -> SageError:

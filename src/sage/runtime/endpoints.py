@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from sage.engines.base import Engine, EngineInfo
 from sage.engines.engine_metrics import Measured
@@ -12,7 +13,7 @@ from sage.errors import InputError, nearest
 from sage.graph.shape import CPU_POOL, is_cpu
 from sage.runtime.slots import Membership, Slots
 
-__all__ = ["DEFAULT_ENGINES", "Endpoints"]
+__all__ = ["DEFAULT_ENGINES", "Endpoints", "addresses_from"]
 
 #: What a pool is when nobody says: real models, embedded, without a key or a server.
 DEFAULT_ENGINES: Mapping[str, str] = {
@@ -145,3 +146,13 @@ class Endpoints:
 async def _given(engine: Engine) -> AsyncIterator[Engine]:
     """An engine the caller opened, and will close."""
     yield engine
+
+
+def addresses_from(engines: Mapping[str, Any]) -> dict[str, Any]:
+    """Addresses in the forms users write them in: one, several, or open engines."""
+    for pool, said in engines.items():
+        if said is None or (isinstance(said, list | tuple) and not said):
+            raise InputError(
+                f"engine pool {pool!r} has no address; give one, such as 'llama:smollm2-135m-instruct'"
+            )
+    return {pool: tuple(said) if isinstance(said, list) else said for pool, said in engines.items()}

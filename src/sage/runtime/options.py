@@ -21,6 +21,7 @@ __all__ = [
     "Progress",
     "RunArguments",
     "Tenant",
+    "options_from",
 ]
 
 MAX_INFLIGHT = 64  # jobs of a run at once, where nobody says
@@ -110,3 +111,8 @@ def _seconds(said: Any) -> float | None:
     if isinstance(said, int | float) and not isinstance(said, bool) and said > 0:
         return float(said)
     raise InputError(f"deadline_s is {said!r}, expected seconds above 0")
+
+
+def options_from(said: Mapping[str, Any]) -> JobOptions:
+    """What is said of jobs, out of all that is said of a run."""
+    return JobOptions(**{name: said[name] for name in JobOptions.__dataclass_fields__ if name in said})
