@@ -13,6 +13,7 @@ from sage.engines.base import (
     EmbedReply,
     EmbedRequest,
     Emit,
+    Ended,
     EngineInfo,
     GenerateRequest,
     Piece,
@@ -101,6 +102,24 @@ def one_row_at_least(_request: EmbedRequest, reply: EmbedReply) -> EmbedReply:
     return EmbedReply(np.eye(max(len(reply.vectors), 1), 64, dtype=np.float32), reply.usage)
 
 
+class CallingBack(FakeEngine):
+    """Calls back, and does not keep one of the promises made with it."""
+
+    def __init__(self, breaks: str) -> None:
+        super().__init__()
+        self._breaks = breaks
+
+    def begin(self, request: GenerateRequest, emit: Emit, ended: Ended) -> Callable[[], None]:
+        loop, text = asyncio.get_running_loop(), "something else" if self._breaks == "answer" else None
+        reply = Reply(text or self._answer(request), Usage(4, 4))
+        if self._breaks == "order":
+            ended(reply)
+        timer = loop.call_later(0.01, ended, reply)
+        if self._breaks == "once":
+            loop.call_later(0.005, ended, reply)
+        return (lambda: None) if self._breaks == "abort" else timer.cancel
+
+
 SEEDS = iter(range(1000))
 
 WRONG: list[tuple[Check, Callable[[], FakeEngine]]] = [
@@ -114,6 +133,10 @@ WRONG: list[tuple[Check, Callable[[], FakeEngine]]] = [
     (suite.check_stop_strings, lambda: asked(stop=())),
     (suite.check_cancel_frees_the_slot, lambda: Wrong(keeps_slots=True)),
     (suite.check_concurrent_calls_do_not_mix, Mixing),
+    (suite.check_calls_back, lambda: CallingBack("order")),
+    (suite.check_calls_back, lambda: CallingBack("answer")),
+    (suite.check_calls_back, lambda: CallingBack("once")),
+    (suite.check_calls_back, lambda: CallingBack("abort")),
     (suite.check_too_long, Cutting),
     (suite.check_embed_unit_rows, lambda: Wrong(vectors=scaled)),
     (suite.check_embed_deterministic, lambda: Wrong(vectors=noisy)),
@@ -136,6 +159,10 @@ def test_an_engine_that_does_what_it_says_it_cannot_is_found() -> None:
 
     with pytest.raises(AssertionError, match="does not list"):
         run_virtual(suite.check_refuses_what_it_cannot(Eager()))
+
+
+def test_an_engine_that_calls_back_as_it_should_passes() -> None:
+    run_virtual(suite.check_calls_back(CallingBack("nothing")))
 
 
 def test_every_check_is_in_a_suite() -> None:

@@ -21,13 +21,23 @@ from typing import Any
 
 import msgspec
 
-from sage.engines.base import EmbedRequest, Engine, GenerateRequest, Message, Piece, Reply, ignore_pieces
+from sage.engines.base import (
+    CallsBack,
+    EmbedRequest,
+    Engine,
+    GenerateRequest,
+    Message,
+    Piece,
+    Reply,
+    ignore_pieces,
+)
 from sage.errors import EngineError
 
 __all__ = [
     "EMBED_CHECKS",
     "GENERATE_CHECKS",
     "Check",
+    "check_calls_back",
     "check_cancel_frees_the_slot",
     "check_concurrent_calls_do_not_mix",
     "check_deterministic",
@@ -151,6 +161,29 @@ async def check_concurrent_calls_do_not_mix(engine: Engine) -> None:
         assert _joined(pieces[number], "text") == reply.text, f"call {number} got another call's pieces"
 
 
+async def check_calls_back(engine: Engine) -> None:
+    """An engine that calls back does so once, later, with what it would have returned; never after an abort."""
+    if not isinstance(engine, CallsBack):
+        return
+    ended: list[Reply | EngineError] = []
+    whole = asyncio.Event()
+
+    def keep(outcome: Reply | EngineError) -> None:
+        ended.append(outcome)
+        whole.set()
+
+    request = _ask("Name three colours.", max_tokens=8)
+    aborted = engine.begin(_ask("Name three more.", max_tokens=8), ignore_pieces, ended.append)
+    engine.begin(request, ignore_pieces, keep)
+    assert not ended, "it called back before it had returned"
+    aborted()
+    async with asyncio.timeout(SLOT_FREE_WITHIN_S * 5):
+        await whole.wait()
+        again = await engine.generate(request, ignore_pieces)
+    aborted()
+    assert [getattr(outcome, "text", outcome) for outcome in ended] == [again.text]
+
+
 async def check_too_long(engine: Engine) -> None:
     """A prompt beyond the context is refused as such. Not checked where the context is not known."""
     context_tokens = engine.info.context_tokens
@@ -221,6 +254,7 @@ GENERATE_CHECKS: tuple[Check, ...] = (
     check_stop_strings,
     check_cancel_frees_the_slot,
     check_concurrent_calls_do_not_mix,
+    check_calls_back,
     check_too_long,
     check_refuses_what_it_cannot,
 )
