@@ -74,3 +74,51 @@ def test_a_log_that_cannot_be_written_stops_the_run_with_one_clear_error(
 
     with pytest.raises(SetupError, match="No space left"):
         asyncio.run(main())
+
+
+def test_who_is_cancelled_together_with_the_one_it_waits_for_does_not_go_on(tmp_path: Path) -> None:
+    calls = 0
+
+    async def slow() -> str:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(60)
+        return "late"
+
+    async def main() -> None:
+        reuse = Reuse(tmp_path / "answers.sqlite")
+        asked = [reuse.get("same", None, slow, joins=True) for _ in range(3)]
+        async with asyncio.timeout(5):
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one) for one in asked]
+                await asyncio.sleep(0)
+                for task in tasks:
+                    task.cancel()
+            assert all(task.cancelled() for task in tasks)
+        reuse.close()
+
+    asyncio.run(main())
+    assert calls == 1
+
+
+def test_who_waits_for_one_that_is_cancelled_makes_the_call_itself(tmp_path: Path) -> None:
+    async def main() -> Any:
+        reuse = Reuse(tmp_path / "answers.sqlite")
+        hang = asyncio.Event()
+
+        async def never() -> None:
+            await hang.wait()
+
+        async def quick() -> str:
+            return "mine"
+
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(reuse.get("same", None, never, joins=True))
+            await asyncio.sleep(0)
+            second = group.create_task(reuse.get("same", None, quick, joins=True))
+            await asyncio.sleep(0)
+            first.cancel()
+        reuse.close()
+        return second.result()
+
+    assert asyncio.run(main()) == ("mine", None)

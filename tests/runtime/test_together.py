@@ -351,3 +351,24 @@ def test_a_run_outside_a_session_takes_tenants_too(tmp_path: Path, monkeypatch: 
     engines = {"llm": FakeEngine()}
     result = ONE.run(records(1), engines=engines, tenants={"vip": {"weight": 1, "priority": 7}}, tenant="vip")
     assert [end.priority for end in ends(result)] == [7]
+
+
+def test_what_is_stopped_stops_though_jobs_waited_for_each_others_calls(tmp_home: Settings) -> None:
+    same = Pipeline("same", answer=generate("one {q}", max_tokens=4))  # asks what ONE asks
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        engines = {"llm": FakeEngine(limit=1, token_s=0.1)}
+        async with (
+            Session(engines=engines, settings=tmp_home, clock=loop.time) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            running = group.create_task(session.run_all([(ONE, records(100)), (same, records(100))]))
+            await asyncio.sleep(1.0)
+            running.cancel()
+            await asyncio.wait([running])
+            return loop.time()
+
+    assert run_virtual(main()) == pytest.approx(1.0)
+    (stored,) = list_runs(tmp_home)
+    assert stored.manifest.status == "partial"

@@ -202,8 +202,9 @@ class Calls:
             try:
                 return True, await asyncio.shield(leader.answer)
             except asyncio.CancelledError:
-                if not leader.answer.cancelled():  # it is this caller who was cancelled
-                    raise
+                caller = asyncio.current_task()
+                if not leader.answer.cancelled() or (caller is not None and caller.cancelling()):
+                    raise  # it is this caller who was cancelled, by itself or together with the one it waited for
 
     def _gather(self, pending: Pending) -> None:
         """Tell the scheduler at the end of this turn of the loop: what else is ready by then may go along."""

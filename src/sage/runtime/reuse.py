@@ -74,8 +74,9 @@ class Reuse:
             try:
                 return await asyncio.shield(flying), "flight"
             except asyncio.CancelledError:
-                if not flying.cancelled():  # it is this caller who was cancelled
-                    raise
+                caller = asyncio.current_task()
+                if not flying.cancelled() or (caller is not None and caller.cancelling()):
+                    raise  # it is this caller who was cancelled, by itself or together with the one it waited for
 
     def get_now(self, key: str, make: Callable[[], Any]) -> Any:
         """An answer kept in memory, made and kept if there is none. Waits for nothing."""
