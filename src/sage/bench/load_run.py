@@ -185,15 +185,15 @@ def work_of(events: Iterable[Event], manifest: Manifest) -> dict[str, list[float
 
 def _wanted_tokens(said: Mapping[str, Any]) -> int | None:
     """How long every answer was asked to be, if it was."""
-    extra = (said.get("target") or {}).get("extra") or {}
-    length = (said.get("prompts") or {}).get("output_len", "")
+    extra, prompts = (said.get("target") or {}).get("extra") or {}, said.get("prompts") or {}
+    length = prompts.get("output_len", "") if prompts.get("dataset") == "random" else ""
     return int(length) if extra.get("ignore_eos") and length.isdecimal() else None
 
 
 def _address(spec: Serve) -> str:
     if spec.target is None:
         raise InputError("nothing to load: say a server or a pipeline")
-    return spec.target.address
+    return spec.target.address(spec.sampling.timeout_s)
 
 
 # --- carrying it out -----------------------------------------------------------------------------------

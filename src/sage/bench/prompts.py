@@ -64,7 +64,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     temperature: float = 0.0
     top_p: float | None = None
-    timeout_s: float | None = None
+    timeout_s: float = 600.0
 
 
 class Line(msgspec.Struct, kw_only=True):

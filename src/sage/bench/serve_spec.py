@@ -29,11 +29,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     count_along: bool = False  # ask for token counts with every piece
     extra: Mapping[str, Any] = {}  # further fields of every request
 
-    @property
-    def address(self) -> str:
-        """What ``open_engine`` takes."""
-        said = {"model": self.model, "api": self.api, "usage": "each" if self.count_along else None}
+    def address(self, timeout_s: float) -> str:
+        """What ``open_engine`` takes; ``timeout_s`` is how long any answer may take, to its first token and its last."""
+        said: dict[str, Any] = {
+            "model": self.model,
+            "api": self.api,
+            "usage": "each" if self.count_along else None,
+        }
         options = {name: value for name, value in said.items() if value is not None}
+        options |= {"timeout_s": f"{timeout_s:g}", "stall_s": f"{timeout_s:g}"}
         if self.extra:
             options["extra"] = json.dumps(self.extra)
         return f"openai:{self.base_url.rstrip('/')}?{urlencode(options)}"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 TICK_S = 0.5
+DEFAULT_TIMEOUT_S = 600.0
 
 
 def serve(
@@ -132,7 +133,9 @@ def serve(
         bool,
         typer.Option("--count-along", help="Ask for token counts with every piece, as vLLM can: exact ITL."),
     ] = False,
-    timeout_s: Annotated[float | None, typer.Option(help="Give a request up after so many seconds.")] = None,
+    timeout_s: Annotated[
+        float, typer.Option(min=0.001, help="Give a request up after so many seconds.")
+    ] = DEFAULT_TIMEOUT_S,
     repeats: Annotated[
         int, typer.Option(min=1, help="Loads that differ by their seed; from 3 on, intervals.")
     ] = 1,
@@ -218,7 +221,7 @@ def serve(
                 "extra-body": extra_body,
                 "ignore-eos": ignore_eos,
                 "count-along": count_along,
-                "timeout-s": timeout_s,
+                "timeout-s": timeout_s != DEFAULT_TIMEOUT_S,
                 "temperature": temperature,
                 "top-p": top_p,
                 "dataset-path": dataset_path,
