@@ -129,6 +129,7 @@ def run_aiperf(python: Path, url: str, requests: int, folder: Path) -> Mapping[s
             "--extra-inputs", "ignore_eos:true", "--artifact-dir", str(folder / "aiperf"), "--ui", "none",
         ],
         folder,
+        hub_offline=False,  # told to be offline, it takes no folder for a tokenizer
     )  # fmt: skip
     found = json.loads(next((folder / "aiperf").rglob("profile_export_aiperf.json")).read_text())
 
@@ -154,13 +155,15 @@ TOOLS = (
 )
 
 
-def call(command: Sequence[str], folder: Path) -> None:
-    """Run a tool, offline.
+def call(command: Sequence[str], folder: Path, *, hub_offline: bool = True) -> None:
+    """Run a tool in a home of its own.
 
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HOME": str(folder)}
+    environment = {**os.environ, "HOME": str(folder)}
+    if hub_offline:
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=folder, env=environment

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 MODEL = "emulated"
+CHAT, TEXT = "chat.completion", "text_completion"
 REASONING = ("Let ", "me ", "see.")
 GIANT_BYTES = 8 * 1024 * 1024
 
@@ -139,7 +140,7 @@ def pieces_of(answer: Answer, tokens: int) -> list[Piece]:
 
 def role_event() -> bytes:
     """The event that many servers begin a chat with: who speaks, and no token."""
-    return _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+    return _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}, chat=True)
 
 
 def token_event(
@@ -148,22 +149,22 @@ def token_event(
     """One piece as an event of a stream; with the counts so far, if there are any to send."""
     counts = {} if usage is None else {"usage": _wire_usage(usage)}
     if not chat:
-        return _event({"choices": [{"index": 0, "text": token.text}], **counts})
+        return _event({"choices": [{"index": 0, "text": token.text}], **counts}, chat=False)
     delta: dict[str, Any]
     if token.channel == "tool":
         assert call is not None
         delta = {"tool_calls": [{"index": 0, **_wire_call(call)}]}
     else:
         delta = {{"text": "content", "reasoning": "reasoning_content"}[token.channel]: token.text}
-    return _event({"choices": [{"index": 0, "delta": delta}], **counts})
+    return _event({"choices": [{"index": 0, "delta": delta}], **counts}, chat=True)
 
 
 def end_events(answer: Answer, usage: Usage | None, *, chat: bool) -> bytes:
     """What follows the last token: the reason, the counts, and the mark of the end."""
     nothing: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
     last = {"index": 0, "finish_reason": answer.finish, **nothing}
-    counts = b"" if usage is None else _event({"choices": [], "usage": _wire_usage(usage)})
-    return _event({"choices": [last]}) + counts + b"data: [DONE]\n\n"
+    counts = b"" if usage is None else _event({"choices": [], "usage": _wire_usage(usage)}, chat=chat)
+    return _event({"choices": [last]}, chat=chat) + counts + b"data: [DONE]\n\n"
 
 
 def whole_body(answer: Answer, usage: Usage | None, *, chat: bool) -> bytes:
@@ -178,7 +179,7 @@ def whole_body(answer: Answer, usage: Usage | None, *, chat: bool) -> bytes:
         choice["message"] = message
     else:
         choice["text"] = answer.joined("text")
-    return _body({"choices": [choice]}, usage)
+    return _body({"object": CHAT if chat else TEXT, "choices": [choice]}, usage)
 
 
 def embeddings_body(texts: Sequence[str], dimension: int, usage: Usage | None) -> bytes:
@@ -232,5 +233,7 @@ def _body(content: dict[str, Any], usage: Usage | None) -> bytes:
     return msgspec.json.encode(content)
 
 
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + _body(content, None) + b"\n\n"
+def _event(content: dict[str, Any], *, chat: bool) -> bytes:
+    """An event of a stream; strict clients look at what kind of object it is."""
+    named = {"id": "emulated", "object": f"{CHAT}.chunk" if chat else TEXT, "created": 0, **content}
+    return b"data: " + _body(named, None) + b"\n\n"
