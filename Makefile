@@ -72,6 +72,9 @@ test-vllm: $(ALL) models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DI
 	@test -n "$(VLLM)" || { echo >&2 "say which server: make test-vllm VLLM=http://127.0.0.1:8000/v1"; exit 2; }
 	$(TEST) -m vllm "--vllm=$(VLLM)" $(ARGS)
 
+bench-all: $(ALL) models ## record the paper's experiments and make their report; an hour, results/experiments, build/report
+	$(PY) benchmarks/experiments.py $(ARGS)
+
 bench-overhead: $(ALL) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead/DATE
 	$(PY) benchmarks/overhead.py --out results/overhead/$$(date -u +%F)/overhead.json $(ARGS)
 

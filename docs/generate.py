@@ -22,7 +22,7 @@ from sage.scheduling.policy import AXES, PRESETS, Policy
 from sage.settings import VARIABLES
 
 DOCS = Path(__file__).parent
-PAGES = ("cli.md", "engines.md", "policies.md")
+PAGES = ("benchmarks.md", "cli.md", "engines.md", "policies.md")
 
 _MARKED = re.compile(r"(<!-- generated: (?P<what>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -40,11 +40,83 @@ def written(page: Path) -> str:
     """What a page should say."""
     if page.name == "cli.md":
         return "\n".join(cli_lines(command(), "sage"))
-    tables = {"axes": axes, "presets": presets, "variables": variables}
+    tables = {
+        "axes": axes,
+        "experiments": experiments,
+        "presets": presets,
+        "results": results,
+        "variables": variables,
+    }
     return _MARKED.sub(
         lambda found: found[1] + "\n".join(tables[found["what"]]()) + "\n" + found[3],
         page.read_text(encoding="utf-8"),
     )
+
+
+# ---- results
+
+
+def experiments() -> Iterator[str]:
+    """Every experiment, and what its presets are made of."""
+    import sage.bench.suites.experiments  # noqa: F401 - registers them
+    from sage.bench.experiments import EXPERIMENTS, cells_of, presets_of, read_preset
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, suite in EXPERIMENTS.items():
+            for preset in presets_of(name):
+                said = read_preset(name, preset)
+                kind = "simulated" if said.runtime == "simulated" else "measured"
+                cells = cells_of(name, said)
+                jobs = sum(cell.setup.jobs for cell in cells)
+                shown = name if preset == next(iter(presets_of(name))) else ""
+                question = suite.question if shown else ""
+                yield (
+                    f"`{shown}`" if shown else "", question, f"`{preset}`", said.engines, kind, str(len(cells)), f"{jobs:,}",
+                )  # fmt: skip
+
+    yield from table(("experiment", "shows", "preset", "engines", "", "cells", "jobs"), rows())
+
+
+def results() -> Iterator[str]:
+    """What the committed results came to: the paragraphs and tables of the report's sections."""
+    from sage.bench.report.build import parts_of
+    from sage.bench.report.canvas import Canvas
+    from sage.bench.report.evidence import gather
+
+    root = DOCS.parent / "results" / "experiments"
+    if not root.is_dir():
+        yield "No results are recorded yet."
+        return
+    evidence = gather([root], lambda _path: None)
+    for part in parts_of(evidence, Canvas(None)):
+        yield f"### {part.title}"
+        yield ""
+        for block in part.blocks:
+            yield from block_lines(block)
+        for source in part.sources:
+            made = evidence.files.sure(f"{source}/experiment.json", "command").content
+            yield f"Made by `{made}`, see [results/experiments/{source}](../results/experiments/{source}/experiment.json)."
+            yield ""
+
+
+def block_lines(block: Any) -> Iterator[str]:
+    """A paragraph or a table of the report; its figures stand in the report only."""
+    from sage.bench.report.document import Paragraph, Table
+
+    match block:
+        case Paragraph():
+            yield plain_text(block.text)
+            yield ""
+        case Table():
+            yield plain_text(block.caption)
+            yield ""
+            yield from table(block.header, (tuple(map(plain_text, row)) for row in block.rows))
+            yield ""
+
+
+def plain_text(text: tuple[Any, ...]) -> str:
+    """A text of the report, with its numbers."""
+    return "".join(part if isinstance(part, str) else part.text for part in text)
 
 
 # ---- the command line

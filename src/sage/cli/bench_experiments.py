@@ -81,16 +81,20 @@ def command(name: str) -> Callable[..., None]:
         if dry_run:
             _show_plan(name, what, out, data, as_json=as_json)
             return
-        with _bars() as progress:
-            stored = run_experiment(
-                name,
-                what,
-                target,
-                preset_name=preset,
-                arguments=tuple(_arguments(preset, data, file, chosen)),
-                data=data,
-                progress=progress,
-            )
+        try:
+            with _bars() as progress:
+                stored = run_experiment(
+                    name,
+                    what,
+                    target,
+                    preset_name=preset,
+                    arguments=tuple(_arguments(preset, data, file, chosen)),
+                    data=data,
+                    progress=progress,
+                )
+        except KeyboardInterrupt:
+            say(f"interrupted; whole cells are kept in {target}, and the same command goes on from there")
+            raise
         _show(stored, as_json=as_json)
         say(f"{len(stored.cells)} cells, {stored.manifest.kind} -> {target}")
         if stored.manifest.status != "complete":

@@ -14,7 +14,7 @@ import sage.bench.report.sections.all  # noqa: F401 - registers them
 from sage.bench.audit import refuse_unsound
 from sage.bench.report.canvas import Canvas, Drawn
 from sage.bench.report.document import Part
-from sage.bench.report.evidence import gather
+from sage.bench.report.evidence import Evidence, gather
 from sage.bench.report.frame import document_of
 from sage.bench.report.latex import escaped, files_of
 from sage.bench.report.page import page_of
@@ -25,7 +25,7 @@ from sage.clock import wall_time
 from sage.errors import InputError
 from sage.runtime.runs import write_private
 
-__all__ = ["Checked", "Made", "check_report", "make_report"]
+__all__ = ["Checked", "Made", "check_report", "make_report", "parts_of"]
 
 SCHEMA_VERSION = 1
 TEX = ("section.tex", "tables.tex", "introduction.tex", "abstract.tex")
@@ -75,12 +75,8 @@ def make_report(folders: Sequence[Path], out: Path) -> Made:
     evidence = gather(folders, _audited)
     out.mkdir(parents=True, exist_ok=True)
     canvas = Canvas(out / "figures")
-    parts: list[Part] = []
-    for section in SECTIONS.values():
-        part = section.build(evidence, canvas)
-        if part is not None:
-            parts.append(part)
-    document = document_of(evidence, parts)
+    document = document_of(evidence, parts_of(evidence, canvas))
+    parts = document.parts
     names = Names()
     roots = {name: _from(out, path) for name, path in evidence.files.roots.items()}
     links = {source.root: f"{roots[source.root]}/experiment.json" for source in evidence.sources}
@@ -89,7 +85,7 @@ def make_report(folders: Sequence[Path], out: Path) -> Made:
         for found in evidence.single.values()
         for file in found
     }
-    texts = {"report.html": page_of(document, names, canvas.folder, links), **files_of(document, names)}
+    texts = {"report.html": page_of(document, names, out / "figures", links), **files_of(document, names)}
     for name, text in texts.items():
         _write(out / name, text)
     kept = Values(
@@ -110,6 +106,12 @@ def make_report(folders: Sequence[Path], out: Path) -> Made:
         figures=tuple(canvas.drawn),
         values=len(names.kept),
     )
+
+
+def parts_of(evidence: Evidence, canvas: Canvas) -> list[Part]:
+    """What every section has to say of the evidence."""
+    built = (section.build(evidence, canvas) for section in SECTIONS.values())
+    return [part for part in built if part is not None]
 
 
 def _audited(path: Path) -> None:

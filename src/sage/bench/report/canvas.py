@@ -34,10 +34,10 @@ class Canvas:
     """Where figures go.
 
     Args:
-        folder: gets ``KEY.svg``, ``KEY.pdf`` and ``KEY.png`` of each.
+        folder: gets ``KEY.svg``, ``KEY.pdf`` and ``KEY.png`` of each; None: nothing is drawn.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.drawn: dict[str, Drawn] = {}
 
@@ -55,8 +55,11 @@ class Canvas:
         shade_label: str = "",
     ) -> None:
         """Bars and lines over places, with a region shaded."""
+        path = self._path(key, {**bars, **lines})
+        if path is None:
+            return
         figures.dual_axis(
-            self._path(key, {**bars, **lines}),
+            path,
             places=_ticks(places),
             bars=_series(bars),
             lines=_series(lines),
@@ -72,6 +75,8 @@ class Canvas:
     ) -> None:
         """Bars side by side."""
         path = self._path(key, bars)
+        if path is None:
+            return
         figures.grouped_bars(path, places=_ticks(places), bars=_series(bars), x=x, y=y)
 
     def scaling(
@@ -85,8 +90,11 @@ class Canvas:
         y_efficiency: str,
     ) -> None:
         """Speed-up and efficiency."""
+        path = self._path(key, series)
+        if path is None:
+            return
         figures.scaling(
-            self._path(key, series),
+            path,
             places=[place.number for place in places],
             series=_series(series),
             x=x,
@@ -96,10 +104,14 @@ class Canvas:
 
     def radar(self, key: str, *, spokes: Sequence[str], series: Mapping[str, Lined]) -> None:
         """Values from 0 to 1 on spokes."""
-        figures.radar(self._path(key, series), spokes=spokes, series=_series(series))
+        path = self._path(key, series)
+        if path is not None:
+            figures.radar(path, spokes=spokes, series=_series(series))
 
     def cdf(self, key: str, *, cells: Mapping[str, Sequence[StoredCell]], x: str) -> None:
         """Times from due to done of the jobs of some cells."""
+        if self.folder is None:
+            return
         samples: dict[str, list[float]] = {}
         files: dict[str, str] = {}
         for label, several in cells.items():
@@ -116,10 +128,12 @@ class Canvas:
 
     def gantt(self, key: str, *, cell: StoredCell, x: str) -> None:
         """The calls of the first counted jobs of a cell, a job a row."""
-        warm = [request.id for request in cell.requests() if not request.warmup][:JOBS_IN_GANTT]
-        rows: dict[str, list[tuple[float, float, str]]] = {f"job {number}": [] for number in warm}
+        if self.folder is None:
+            return
+        counted = [request.id for request in cell.requests() if not request.warmup][:JOBS_IN_GANTT]
+        rows: dict[str, list[tuple[float, float, str]]] = {f"job {number}": [] for number in counted}
         for event in cell.events():
-            if isinstance(event, TaskEnded) and event.job in warm:
+            if isinstance(event, TaskEnded) and event.job in counted:
                 spans = rows[f"job {event.job}"]
                 if event.dispatched - event.ready > 1e-4:
                     spans.append((event.ready, event.dispatched, "waiting"))
@@ -137,7 +151,7 @@ class Canvas:
             x=x,
         )
 
-    def _path(self, key: str, series: Mapping[str, Lined]) -> Path:
+    def _path(self, key: str, series: Mapping[str, Lined]) -> Path | None:
         self.drawn[key] = Drawn(
             values={
                 label: tuple(None if value is None else value.origin for value in values)
@@ -148,7 +162,7 @@ class Canvas:
                 for label, (values, _) in series.items()
             },
         )
-        return self.folder / key
+        return None if self.folder is None else self.folder / key
 
 
 def _series(lined: Mapping[str, Lined]) -> list[Series]:

@@ -182,9 +182,9 @@ def _name_of(path: Path, folder: Path, taken: Mapping[str, Path], prefix: str = 
     parts = [*path.resolve().relative_to(folder.resolve()).parts] or [path.resolve().name]
     if prefix and prefix not in parts:
         parts.insert(0, prefix)
-    name = ".".join(parts)
+    name = "-".join(parts)
     if name in taken and taken[name].resolve() != path.resolve():
-        name = f"{path.resolve().parent.name}.{name}"
+        name = f"{path.resolve().parent.name}-{name}"
     if name in taken and taken[name].resolve() != path.resolve():
         raise InputError(
             f"{path}: another folder is named {name!r} in this report; give their common parent instead"
