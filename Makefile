@@ -64,8 +64,8 @@ docs: $(ALL) ## write into docs/ what can be read off the code: the command line
 
 soak: PROFILE = soak
 soak: TIMEOUT = 7200
-soak: $(ALL) ## run the property tests for long: 50,000 new examples each
-	$(TEST) -m hypothesis -n $(WORKERS) $(ARGS)
+soak: $(ALL) ## run for long: 50,000 new examples of each property, and 50 nodes killed
+	$(TEST) -m "hypothesis or ray" -n $(WORKERS) $(ARGS)
 
 test-vllm: TIMEOUT = 600
 test-vllm: $(ALL) models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DIR whose `serve PORT` starts one
@@ -81,6 +81,11 @@ bench-overhead: $(ALL) ## what SAGE itself costs, beside asyncio written by hand
 bench-replay: $(ALL) ## how true a replay is: the same jobs run, and replayed, under five policies (2 min)
 	@mkdir -p results/replay
 	$(PY) benchmarks/replay.py --out results/replay/replay.json >/dev/null
+
+bench-ray: $(ALL) ## SAGE on Ray beside actors in a chain, Ray Data and Ray Serve; 20 minutes, results/ray/DATE
+	@test -x .venv-ray/bin/sage || { "$(PYTHON)" -m venv .venv-ray && .venv-ray/bin/python -m pip install -q \
+		"ray[data,serve]==$$($(PY) -c 'from importlib.metadata import version; print(version("ray"))')" -e .; }
+	.venv-ray/bin/python benchmarks/ray_nodes.py --out results/ray/$$(date -u +%F)/ray.json $(ARGS)
 
 bench-peers: $(ALL) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)

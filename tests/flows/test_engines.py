@@ -22,7 +22,7 @@ from sage import (
     StepDone,
     Token,
 )
-from sage.engines.base import EmbedRequest, GenerateRequest, Message
+from sage.engines.base import EmbedRequest, Emit, GenerateRequest, Message, Reply
 from sage.errors import EngineFault
 from sage.ops import Batch, each, embed, first_of, generate, template
 from sage.testing import FakeEngine, run_virtual
@@ -445,3 +445,21 @@ def test_several_answers_are_asked_for_at_once_and_come_as_a_list() -> None:
 def test_several_answers_need_a_temperature() -> None:
     with pytest.raises(InputError, match="temperature"):
         generate("{x}", n=2)
+
+
+def test_every_attempt_of_a_call_carries_the_same_key_and_each_call_its_own() -> None:
+    keys: list[str | None] = []
+
+    class Watched(FakeEngine):
+        async def generate(self, request: GenerateRequest, emit: Emit) -> Reply:
+            keys.append(request.idempotency_key)
+            if len(keys) == 1:
+                raise EngineError("busy", fault="overloaded")
+            return await super().generate(request, emit)
+
+    pipeline = Pipeline("p", answer=generate("{x}"))
+    Pipeline.run(pipeline, [{"x": "a"}], engines={"llm": Watched()})
+    Pipeline.run(pipeline, [{"x": "b"}], engines={"llm": Watched()})
+    assert keys[0] is not None
+    assert keys[0] == keys[1]
+    assert keys[2] != keys[1]

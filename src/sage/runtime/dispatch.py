@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import msgspec
+
 from sage.clock import Clock
 from sage.engines.base import (
     CallsBack,
@@ -202,7 +204,10 @@ class Dispatch:
             assert isinstance(work, Generate)
             assert isinstance(pending.request, GenerateRequest)
             engine = self._endpoints.engine(endpoint)
-            reply = await engine.generate(pending.request, self._emitter(pending))
+            request = pending.request
+            if request.idempotency_key is None:
+                request = msgspec.structs.replace(request, idempotency_key=_key_of(pending))
+            reply = await engine.generate(request, self._emitter(pending))
             self._settle_done(pending, reply, reply.usage)
 
     async def _embed(self, together: list[Pending], endpoint: str) -> None:
@@ -210,7 +215,11 @@ class Dispatch:
         for pending in together:
             assert isinstance(pending.request, tuple)
             texts += pending.request
-        reply: EmbedReply = await self._endpoints.engine(endpoint).embed(EmbedRequest(texts=tuple(texts)))
+        reply: EmbedReply = await self._endpoints.engine(endpoint).embed(
+            EmbedRequest(
+                texts=tuple(texts), idempotency_key=_key_of(together[0]) if len(together) == 1 else None
+            )
+        )
         start = 0
         for pending in together:
             assert isinstance(pending.request, tuple)
@@ -325,6 +334,11 @@ class Dispatch:
                 why=pending.why,
             )
         )
+
+
+def _key_of(pending: Pending) -> str:
+    """The same for every attempt of one task, so that a server that remembers does its work once."""
+    return f"{pending.job.run.id}-{pending.id}"
 
 
 def _if_aligned(counts: Sequence[int], pieces: Sequence[float]) -> tuple[int, ...]:

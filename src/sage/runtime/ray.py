@@ -233,6 +233,7 @@ class _Pool:
     shape: Mapping[str, float]
     places: dict[str, Place] = field(default_factory=dict)  # by endpoint
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    is_served: asyncio.Event = field(default_factory=asyncio.Event)  # it has a worker, or is given up
     careful: asyncio.Lock = field(default_factory=asyncio.Lock)  # one suspect at a time, see RaySlots.begin
     down_since: float | None = None  # there is no worker at all
     nowhere: str | None = None  # stands in for workers then: its calls fail
@@ -339,8 +340,7 @@ class RaySlots:
         outcomes: list[Outcome] = []
         for job in jobs:
             async with pool.careful:
-                while not pool.places and pool.nowhere is None:
-                    await asyncio.sleep(SOON_S)
+                await pool.is_served.wait()
                 place = self._places.get(endpoint) or next(iter(pool.places.values()), None)
                 if place is None:
                     ended(self._unserved(pool.name + NOWHERE))
@@ -402,6 +402,7 @@ class RaySlots:
         name = f"{pool.name}@{where}/{next(pool.numbers)}"
         link = Link(name, actor, self._lost)
         self._places[name] = pool.places[name] = Place(link, node.id, pool.name, ahead_s, error_s)
+        pool.is_served.set()
         if pool.nowhere is not None:
             self._members.left(pool.nowhere)
             pool.nowhere = None
@@ -412,6 +413,8 @@ class RaySlots:
         place = self._places.pop(link.name)
         pool = self._pools[place.pool]
         del pool.places[link.name]
+        if not pool.places:
+            pool.is_served.clear()
         logger.warning("%s is gone; its calls are made again elsewhere", link.name)
         self._runtime.stop(link.actor)
         self._members.left(link.name)
@@ -449,6 +452,7 @@ class RaySlots:
             pool.down_since = now
         elif pool.nowhere is None and now - pool.down_since > START_S:
             pool.nowhere = pool.name + NOWHERE
+            pool.is_served.set()
             self._members.joined(pool.nowhere, pool.name, MAX_BATCH)
 
     def _no_room(self, pool: _Pool, nodes: Sequence[NodeFacts]) -> str:
