@@ -44,6 +44,7 @@ def test_paid_orders_are_joined_and_summarised_by_the_quarter(capsys: pytest.Cap
     assert found[0]["window_start"] == "2026-11-26T09:00:00+00:00"
 
 
+@pytest.mark.slow
 def test_the_index_follows_its_documents(capsys: pytest.CaptureFixture[str]) -> None:
     assert example("stream_index").main([*FAKE, "--embedder", "fake:memory"]) == 0
     out = capsys.readouterr().out

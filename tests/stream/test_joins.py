@@ -114,6 +114,7 @@ def test_a_merge_takes_records_as_they_come(run: Carry) -> None:
     assert len(run(one.merge(one, other)).records) == 3
 
 
+@pytest.mark.slow
 def test_the_faster_of_two_files_does_not_pile_up(run: Carry) -> None:
     def clicks() -> Iterator[dict[str, Any]]:
         yield from ({"time": n / 1000, "user": n % 7} for n in range(200_000))
@@ -140,6 +141,7 @@ def test_a_sorted_merge_holds_the_side_back_that_is_ahead(run: Carry) -> None:
     assert result.counts["merge"].most_pending < 3_000
 
 
+@pytest.mark.slow
 def test_two_branches_of_one_source_can_be_joined(run: Carry) -> None:
     """Neither may wait for the other: they come from the same place."""
     source = stream.records([{"time": n, "k": n // 2, "n": n} for n in range(100_000)])
@@ -148,6 +150,7 @@ def test_two_branches_of_one_source_can_be_joined(run: Carry) -> None:
     assert result.records == [{"count": 50_000}]
 
 
+@pytest.mark.slow
 def test_joins_that_disagree_on_who_is_ahead_do_not_lock_up(run: Carry) -> None:
     """By one time the first source is ahead, by the other the second."""
     one = stream.records([{"up": n, "down": n * 100, "k": 0} for n in range(30_000)])
