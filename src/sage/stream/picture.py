@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 
 from sage.errors import InputError, nearest
 from sage.graph.picture import Box, boxes_svg
 from sage.graph.render import escaped
-from sage.stream.node import Graph
+from sage.stream.node import Graph, Node
 from sage.stream.specs import Through
 
 __all__ = ["shown"]
@@ -43,7 +42,8 @@ def _mermaid(graph: Graph) -> str:
     place = {id(node): f"n{number}" for number, node in enumerate(graph.nodes)}
     lines = ["flowchart TD"]
     for node, name in zip(graph.nodes, graph.names, strict=True):
-        lines.append(f'    {place[id(node)]}["{escaped(name)}<br/>{escaped(_below(node.spec))}"]')
+        words = "<br/>".join(escaped(line) for line in (name, _below(node, name)) if line)
+        lines.append(f'    {place[id(node)]}["{words}"]')
     for node in graph.nodes:
         for item in node.inputs:
             port = f'-- "{escaped(item.port)}" -->' if item.port else "-->"
@@ -53,21 +53,20 @@ def _mermaid(graph: Graph) -> str:
 
 def _svg(graph: Graph) -> str:
     names = {id(node): name for node, name in zip(graph.nodes, graph.names, strict=True)}
-    boxes = [
-        Box(
-            name,
-            _below(node.spec),
-            "input" if not node.inputs else "model" if isinstance(node.spec, Through) else "step",
-            tuple(names[id(item.node)] for item in node.inputs),
-        )
-        for node, name in zip(graph.nodes, graph.names, strict=True)
-    ]
+    boxes = []
+    for node, name in zip(graph.nodes, graph.names, strict=True):
+        kind = "input" if not node.inputs else "model" if isinstance(node.spec, Through) else "step"
+        ports = "".join(f"{item.port} of {names[id(item.node)]}: " for item in node.inputs if item.port)
+        after = tuple(names[id(item.node)] for item in node.inputs)
+        boxes.append(Box(name, ports + _below(node, name), kind, after))
     return boxes_svg(graph.name, boxes)
 
 
-def _below(spec: Any) -> str:
-    about = spec.about()
-    return f"{spec.KIND} {about}" if about else str(spec.KIND)
+def _below(node: Node, name: str) -> str:
+    """What a stage does, without saying its name again."""
+    kind, about = node.spec.KIND, node.spec.about()
+    said = [kind] if name.rstrip("_0123456789") != kind else []
+    return " ".join([*said, about] if about and about != name else said)
 
 
 def _json(graph: Graph) -> str:
