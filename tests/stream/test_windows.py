@@ -170,6 +170,8 @@ def test_times_are_given_back_in_the_form_they_came_in(run: Carry) -> None:
         "text": ("2026-11-26T18:03:00Z", "2026-11-26T18:00:00+00:00"),
         "no zone": ("2026-11-26T18:03:00", "2026-11-26T18:00:00+00:00"),
         "another zone": ("2026-11-26T19:03:00+01:00", "2026-11-26T18:00:00+00:00"),
+        "text of a number": ("1795716180.5", 1_795_716_000),
+        "text of a date": ("20261126", "2026-11-26T00:00:00+00:00"),
         "number": (1_795_716_180, 1_795_716_000),
         "moment": (datetime(2026, 11, 26, 18, 3, tzinfo=UTC), datetime(2026, 11, 26, 18, tzinfo=UTC)),
     }

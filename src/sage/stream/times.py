@@ -14,6 +14,7 @@ MICRO = 1_000_000
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d+)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 
@@ -57,6 +58,8 @@ def instant_us(said: Any) -> int:
             return (moment - _EPOCH) // _TICK
     except (ValueError, OverflowError):
         pass
+    if isinstance(said, str) and _NUMBER.fullmatch(said):  # seconds in a CSV file
+        return round(float(said) * MICRO)
     raise InputError(
         f"{said!r:.60} is no time; expected seconds since 1970, or text such as 2026-11-26T18:00:00Z"
     )
@@ -68,11 +71,22 @@ def seconds(micros: int) -> float | int:
 
 
 def shown_instant(micros: int, like: Any) -> Any:
-    """An instant in the form of another: text for text, a datetime for a datetime, else a number of seconds."""
-    if isinstance(like, str | datetime):
+    """An instant in the form of another: ISO 8601 for such text, a datetime for a datetime, else a number of seconds."""
+    if isinstance(like, datetime) or (isinstance(like, str) and not _is_seconds(like)):
         try:
             moment = _EPOCH + micros * _TICK
         except OverflowError:  # past the year 9999, which has no other form
             return seconds(micros)
         return moment.isoformat() if isinstance(like, str) else moment
     return seconds(micros)
+
+
+def _is_seconds(text: str) -> bool:
+    """Whether text is read as seconds, and not as a date of digits only."""
+    if not _NUMBER.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return True
+    return False
