@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,12 @@ def test_large_values_travel_once(ray_cluster: RayCluster) -> None:
     async def main(session: Session) -> Any:
         ray = session._runtime.ray  # type: ignore[attr-defined]  # of the Ray runtime
         real = ray.put
-        ray.put = lambda value: (put.append(getattr(value, "nbytes", 0)), real(value))[1]
+
+        def counted(value: Any) -> Any:
+            put.append(getattr(value, "nbytes", 0))
+            return real(value)
+
+        ray.put = counted
         try:
             return await session.run(pipeline, [{"rows": rows}])
         finally:
@@ -191,7 +197,7 @@ def test_workers_that_die_lose_no_job(ray_cluster: RayCluster) -> None:
             ray_cluster, Pipeline("p", y=cpu(once)), [{"x": x, "folder": folder} for x in range(100)]
         )
         assert [record["y"] for record in result.records] == list(range(100))
-        assert len(os.listdir(folder)) == 3
+        assert len(list(Path(folder).iterdir())) == 3
     retried = [event for event in result.events if isinstance(event, TaskRetried)]
     assert {event.error for event in retried} == {"lost"}
 
@@ -287,7 +293,7 @@ def test_cancelling_frees_the_slots_at_once(ray_cluster: RayCluster) -> None:
 def test_workers_are_gone_after_the_session(ray_connection: Connection) -> None:
     result = run(ray_connection.cluster, Pipeline("p", pid=cpu(lambda x: os.getpid())), [{"x": 1}])
     pid = result.records[0]["pid"]
-    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    until(lambda: not Path(f"/proc/{pid}").exists())
     until(lambda: all(node.free.get("cpu") == node.total["cpu"] for node in nodes_of(ray_connection)))
 
 
@@ -316,7 +322,7 @@ def test_an_engine_for_nodes_is_refused_by_the_local_runtime() -> None:
 
 
 def test_an_engine_whose_resource_no_node_has_says_what_they_have(ray_cluster: RayCluster) -> None:
-    with pytest.raises(SetupError, match="takes 1 fast_chip, which no node has free: 127.0.0.1: 1 cpu"):
+    with pytest.raises(SetupError, match=r"takes 1 fast_chip, which no node has free: 127\.0\.0\.1: \d cpu"):
         run(
             ray_cluster,
             Pipeline("p", answer=generate("{x}")),

@@ -212,6 +212,7 @@ Opener = Callable[[Address, "Settings"], AbstractAsyncContextManager[Engine]]
 #: scheme -> (module, function). Modules are imported when first used: nothing heavy before.
 ENGINES: Registry[tuple[str, str]] = Registry("engine")
 ENGINES["openai"] = ("sage.engines.openai", "open_openai")
+ENGINES["vllm"] = ("sage.engines.vllm", "open_vllm")
 ENGINES["llama"] = ("sage.engines.llama", "open_llama")
 ENGINES["bert"] = ("sage.engines.bert", "open_bert")
 ENGINES["emulated"] = ("sage.engines.emulated", "open_emulated")

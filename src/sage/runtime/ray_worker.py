@@ -24,7 +24,18 @@ from sage.errors import EngineError, SageError
 from sage.settings import Settings
 from sage.tasks import spawn
 
-__all__ = ["Call", "Cancel", "Define", "Done", "Facts", "Pieces", "Worker", "run_hop", "versions"]
+__all__ = [
+    "Call",
+    "Cancel",
+    "Define",
+    "Done",
+    "Facts",
+    "Pieces",
+    "Worker",
+    "first_line",
+    "run_hop",
+    "versions",
+]
 
 #: What one record of a hop gives: values of the steps that were done, what the next one raised, and the times: when
 #: the first began, and when each was done.
@@ -85,11 +96,11 @@ class Facts:
 
 def versions() -> dict[str, str]:
     """What must be the same on every node."""
-    return {
-        "python": platform.python_version(),
-        "ray": metadata.version("ray"),
-        "sage": metadata.version("sage-dataflow"),
-    }
+    try:
+        sage = metadata.version("sage-dataflow")
+    except metadata.PackageNotFoundError:
+        sage = "from a folder"
+    return {"python": platform.python_version(), "ray": metadata.version("ray"), "sage": sage}
 
 
 def run_hop(functions: Functions, records: Sequence[dict[str, Any]]) -> list[HopResult]:
@@ -278,3 +289,9 @@ def _sendable_error(error: BaseException) -> Exception:
     if where and not isinstance(error, SageError):
         sent.add_note(f"on the worker:\n{where}")
     return sent
+
+
+def first_line(error: BaseException) -> str:
+    """What kind of error it is, and the beginning of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
