@@ -85,7 +85,7 @@ bench-replay: $(ALL) ## how true a replay is: the same jobs run, and replayed, u
 bench-ray: $(ALL) ## SAGE on Ray beside actors in a chain, Ray Data and Ray Serve; 20 minutes, results/ray/DATE
 	@test -x .venv-ray/bin/sage || { "$(PYTHON)" -m venv .venv-ray && .venv-ray/bin/python -m pip install -q \
 		"ray[data,serve]==$$($(PY) -c 'from importlib.metadata import version; print(version("ray"))')" -e .; }
-	.venv-ray/bin/python benchmarks/ray_nodes.py --out results/ray/$$(date -u +%F)/ray.json $(ARGS)
+	.venv-ray/bin/python benchmarks/ray_nodes.py --memory 1000000 --out results/ray/$$(date -u +%F)/ray.json $(ARGS)
 
 bench-peers: $(ALL) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)

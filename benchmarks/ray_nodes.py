@@ -154,11 +154,11 @@ def cpu_of_workers() -> float:
         with contextlib.suppress(OSError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             parents[entry.name], spent[entry.name] = fields[1], (int(fields[11]) + int(fields[12])) / TICK
-    for process in spent:
+    for process, seconds in spent.items():
         above = process
         while above in parents and above != mine:
             above = parents[above]
-        total += spent[process] if above == mine and process != mine else 0.0
+        total += seconds if above == mine and process != mine else 0.0
     return total
 
 
@@ -244,9 +244,8 @@ def data(case: Case, _ray: Any, into: list[Round]) -> None:
     inputs = case.inputs(case.records)
 
     def run(inputs: list[Any]) -> int:
-        rows = ray.data.from_items(
-            [{"x": x} for x in inputs], override_num_blocks=max(1, min(64, len(inputs) // 32))
-        )
+        blocks = min(INFLIGHT, len(inputs)) if case.ideal_s(inputs) else None  # None: as Ray Data chooses
+        rows = ray.data.from_items([{"x": x} for x in inputs], override_num_blocks=blocks)
         for function in case.functions:
             rows = rows.map_batches(
                 lambda batch, function=function: {"x": [function(x) for x in batch["x"]]},
@@ -303,6 +302,23 @@ def serve(case: Case, _ray: Any, into: list[Round]) -> None:
     rs.shutdown()
 
 
+async def memory(records: int) -> list[dict[str, float]]:
+    """Resident memory of the driver while so many records are streamed through, at every tenth of them."""
+    steps = {
+        f"s{number}": step(noop, pool="cpu", x=f"{{{before}}}") for number, before in enumerate(["x", "s0"])
+    }
+    found: list[dict[str, float]] = []
+    cluster = RayCluster(nodes=1, cpus=2, workers=1)
+    async with Session(runtime=cluster, record=False, max_inflight=INFLIGHT) as session:
+        done = 0
+        async for _ in session.stream(Pipeline("p", **steps), ({"x": x} for x in range(records))):
+            done += 1
+            if done % max(1, records // 10) == 0:
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                found.append({"records": done, "mib": pages * os.sysconf("SC_PAGE_SIZE") / 2**20})
+    return found
+
+
 OTHERS: dict[str, tuple[Callable[[Case, Any, list[Round]], None], str]] = {
     "actors": (actors, "ray"),
     "data": (data, "pyarrow"),
@@ -337,6 +353,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a tenth of the records: to see that it works")
     parser.add_argument("--only", default="sage,actors,data,serve", help="contenders, with commas")
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
+    parser.add_argument("--memory", type=int, default=0, metavar="RECORDS", help="stream so many, too")
     parser.add_argument("--out", type=Path)
     said = parser.parse_args()
     rounds: list[Round] = []
@@ -358,6 +375,9 @@ def main() -> None:
                         file=sys.stderr,
                     )
     print(table(rounds))
+    grown = asyncio.run(memory(said.memory)) if said.memory else []
+    for one in grown:
+        print(f"{one['records']:,.0f} records: {one['mib']:.0f} MiB", file=sys.stderr)
     if said.out is not None:
         said.out.parent.mkdir(parents=True, exist_ok=True)
         about = {
@@ -371,7 +391,8 @@ def main() -> None:
             "note": "all nodes and workers are processes of one machine",
         }
         said.out.write_text(
-            json.dumps({"about": about, "rounds": [asdict(one) for one in rounds]}, indent=1) + "\n"
+            json.dumps({"about": about, "rounds": [asdict(one) for one in rounds], "memory": grown}, indent=1)
+            + "\n"
         )
         said.out.with_suffix(".md").write_text(table(rounds) + "\n")
         print(f"median load {statistics.fmean(os.getloadavg()):.1f}; wrote {said.out}", file=sys.stderr)

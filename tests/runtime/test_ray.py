@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -314,6 +315,24 @@ def test_an_engine_is_opened_on_every_node_and_its_pieces_come_home(ray_cluster:
     used = {event.endpoint for event in result.events if isinstance(event, TaskEnded)}
     assert {endpoint.partition("@")[2][:4] for endpoint in used} == {"node"}
     assert len(used) == 2
+
+
+def test_an_engine_whose_worker_dies_loses_no_job(ray_cluster: RayCluster) -> None:
+    pipeline = Pipeline("p", answer=generate("{x}", max_tokens=40))
+
+    async def main(session: Session) -> Any:
+        await session.ready(pipeline)
+        engine: Any = await session.engine("llm")
+        facts = await engine._link.actor.facts.remote()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(session.run(pipeline, [{"x": f"say {x}"} for x in range(200)]))
+            await asyncio.sleep(0.3)
+            os.kill(facts.pid, signal.SIGKILL)
+        return running.result()
+
+    result = in_session(ray_cluster, main, engines={"llm": "emulated:constant?where=node&limit=8"})
+    assert len(result.records) == 200
+    assert any(isinstance(event, TaskRetried) and event.error == "lost" for event in result.events)
 
 
 def test_an_engine_for_nodes_is_refused_by_the_local_runtime() -> None:

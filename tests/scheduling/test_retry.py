@@ -165,3 +165,14 @@ def test_the_delay_is_full_jitter_and_never_before_the_engine_said(
     delay_s = retries.next_call(TaskFailed(1, "overloaded", after_s), attempt, Budget(0.1), 50.0) - 50.0
     bound_s = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1))
     assert (after_s or 0.0) - 1e-9 <= delay_s <= max(bound_s, after_s or 0.0) + 1e-9
+
+
+def test_a_task_whose_worker_is_lost_is_tried_at_once_and_charges_no_budget() -> None:
+    retries = Retries(0.0, random.Random(0))
+    budget = Budget(0.0)
+    lost = TaskFailed(1, fault="lost", attempts_allowed=8)
+    for attempt in range(1, 8):
+        assert retries.refusal(lost, attempt, budget, paid=False) is None
+        assert retries.next_call(lost, attempt, budget, now=3.0) == 3.0
+    assert retries.refusal(lost, 8, budget, paid=False) == "all 8 attempts are used"
+    assert not budget.is_spent

@@ -141,6 +141,8 @@ class RaySlots:
                 ended(self._gone(endpoint, hop, jobs, error))
                 return
             received = self._clock()
+            for job in jobs if self._losses else ():
+                self._losses.pop((job.id, hop.id), None)
             hop.learn(max([times[-1] - times[0] for _, _, times in results]))
             ended(
                 [

@@ -13,7 +13,7 @@ BreakerState = Literal["healthy", "open", "half_open"]
 
 #: Faults that speak against the endpoint. A refused or too long request is the caller's doing: the endpoint lives.
 BREAKING: frozenset[EngineFault] = frozenset(
-    {"unreachable", "timeout", "failed", "stalled", "garbled", "overloaded"}
+    {"unreachable", "timeout", "failed", "stalled", "garbled", "overloaded", "lost"}
 )
 
 FAILURES_IN_A_ROW = 5

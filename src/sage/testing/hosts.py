@@ -24,7 +24,7 @@ def hold(holds: bool, invariant: str, otherwise: str) -> None:
 
 #: Faults that speak against an endpoint, as RELIABILITY R17 has them.
 SICK: frozenset[EngineFault | None] = frozenset(
-    {"unreachable", "timeout", "failed", "stalled", "garbled", "overloaded"}
+    {"unreachable", "timeout", "failed", "stalled", "garbled", "overloaded", "lost"}
 )
 
 
