@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -81,8 +82,8 @@ class Case:
     def ideal_s(self, inputs: list[Any]) -> float | None:
         """What the sleeping alone takes with every place busy; None for functions that do nothing."""
         if self.variable:
-            return sum(2 * x["s"] for x in inputs) / INFLIGHT
-        one = {sleep_fast: FAST_S, sleep_slow: SLOW_S}
+            return float(sum(2 * x["s"] for x in inputs)) / INFLIGHT
+        one: dict[Any, float] = {sleep_fast: FAST_S, sleep_slow: SLOW_S}
         each = sum(one.get(function, 0.0) for function in self.functions)
         return each * -(-len(inputs) // INFLIGHT) if each else None
 
@@ -177,10 +178,10 @@ def measured(case: Case, contender: str, inputs: list[Any], into: list[Round]) -
 async def _sage(case: Case, cluster: RayCluster, into: list[Round]) -> None:
     names = [f"s{number}" for number in range(len(case.functions))]
     before = ["x", *names]
-    steps = {
-        name: step(function, pool="cpu", **{parameter(function): f"{{{before[number]}}}"})
-        for number, (name, function) in enumerate(zip(names, case.functions, strict=True))
-    }
+    steps = {}
+    for number, (name, function) in enumerate(zip(names, case.functions, strict=True)):
+        reads: dict[str, Any] = {parameter(function): f"{{{before[number]}}}"}
+        steps[name] = step(function, pool="cpu", **reads)
     pipeline = Pipeline("p", **steps)
     inputs = case.inputs(case.records)
     async with Session(runtime=cluster, record=False, max_inflight=INFLIGHT) as session:
@@ -237,15 +238,14 @@ def actors(case: Case, ray: Any, into: list[Round]) -> None:
 
 def data(case: Case, _ray: Any, into: list[Round]) -> None:
     """Ray Data, whose batches are its own; as many at once as there are places."""
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
+    rd: Any = importlib.import_module("ray.data")
+    context = rd.DataContext.get_current()
     context.enable_progress_bars = False
     inputs = case.inputs(case.records)
 
     def run(inputs: list[Any]) -> int:
         blocks = min(INFLIGHT, len(inputs)) if case.ideal_s(inputs) else None  # None: as Ray Data chooses
-        rows = ray.data.from_items([{"x": x} for x in inputs], override_num_blocks=blocks)
+        rows = rd.from_items([{"x": x} for x in inputs], override_num_blocks=blocks)
         for function in case.functions:
             rows = rows.map_batches(
                 lambda batch, function=function: {"x": [function(x) for x in batch["x"]]},
@@ -261,7 +261,7 @@ def data(case: Case, _ray: Any, into: list[Round]) -> None:
 
 def serve(case: Case, _ray: Any, into: list[Round]) -> None:
     """Ray Serve: a deployment a function, composed by handles."""
-    import ray.serve as rs
+    rs: Any = importlib.import_module("ray.serve")
 
     class Stage:
         def __init__(self, function: Callable[[Any], Any], following: Any) -> None:
@@ -302,6 +302,11 @@ def serve(case: Case, _ray: Any, into: list[Round]) -> None:
     rs.shutdown()
 
 
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 async def memory(records: int) -> list[dict[str, float]]:
     """Resident memory of the driver while so many records are streamed through, at every tenth of them."""
     steps = {
@@ -314,8 +319,7 @@ async def memory(records: int) -> list[dict[str, float]]:
         async for _ in session.stream(Pipeline("p", **steps), ({"x": x} for x in range(records))):
             done += 1
             if done % max(1, records // 10) == 0:
-                pages = int(Path("/proc/self/statm").read_text().split()[1])
-                found.append({"records": done, "mib": pages * os.sysconf("SC_PAGE_SIZE") / 2**20})
+                found.append({"records": done, "mib": resident_mib()})
     return found
 
 
@@ -376,8 +380,8 @@ def main() -> None:
                     )
     print(table(rounds))
     grown = asyncio.run(memory(said.memory)) if said.memory else []
-    for one in grown:
-        print(f"{one['records']:,.0f} records: {one['mib']:.0f} MiB", file=sys.stderr)
+    for sample in grown:
+        print(f"{sample['records']:,.0f} records: {sample['mib']:.0f} MiB", file=sys.stderr)
     if said.out is not None:
         said.out.parent.mkdir(parents=True, exist_ok=True)
         about = {
