@@ -67,12 +67,12 @@ class Collected:
 
 
 class Channel:
-    """A bounded queue between a feed and whoever iterates over its results, on one event loop."""
+    """A bounded queue between a feed and whoever iterates over its results: one consumer, on one event loop."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._items: deque[Any] = deque()
-        self._filled = asyncio.Event()
+        self._wanted: asyncio.Future[None] | None = None  # while the consumer waits
         self._emptied = asyncio.Event()
         self._ended = False
         self._error: BaseException | None = None
@@ -85,7 +85,8 @@ class Channel:
     def add(self, item: Any) -> None:
         """Keep anything for the consumer, from a source that is bounded by itself."""
         self._items.append(item)
-        self._filled.set()
+        if self._wanted is not None:
+            self._wake(self._wanted)
 
     async def room(self) -> None:
         """Wait until the consumer has taken what is there."""
@@ -96,7 +97,8 @@ class Channel:
     def end(self, error: BaseException | None = None) -> None:
         """No further results come; ``error`` is raised to the consumer once it has taken the rest."""
         self._ended, self._error = True, error
-        self._filled.set()
+        if self._wanted is not None:
+            self._wake(self._wanted)
 
     async def take(self) -> list[Any]:
         """All results that are there, waiting for at least one; empty at the end.
@@ -105,8 +107,12 @@ class Channel:
             BaseException: what the feed ended with.
         """
         while not self._items and not self._ended:
-            self._filled.clear()
-            await self._filled.wait()
+            assert self._wanted is None, "a channel has one consumer"
+            self._wanted = asyncio.get_running_loop().create_future()
+            try:
+                await self._wanted
+            finally:
+                self._wanted = None
         taken = list(self._items)
         self._items.clear()
         self._emptied.set()
@@ -114,6 +120,10 @@ class Channel:
             error, self._error = self._error, None
             raise error
         return taken
+
+    def _wake(self, wanted: asyncio.Future[None]) -> None:
+        if not wanted.done():
+            wanted.set_result(None)
 
 
 class InOrder:
