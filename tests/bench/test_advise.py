@@ -33,7 +33,7 @@ engines:
 traffic:
   chat:
     pipeline: {pipeline: chat, steps: {answer: {generate: "{question}", max_tokens: 400}}}
-    arrivals: {process: poisson, rate: 8, jobs: 40}
+    arrivals: {process: poisson, rate: 8, jobs: 24}
     record: {question: {tokens: 100}}
 """
 
@@ -170,7 +170,7 @@ def test_times_between_tokens_are_looked_at_where_they_are_asked_for(spec: Path)
         trials = SpecTrials(read_spec(spec), slo, pool=None, load=0.1, seeds=1)
         _, requests = trials.run(Setting("fifo", 2), 0)
         assert any(len(request.chunks) > 2 for request in requests)
-        found = advise(trials, slo, policies=["fifo"], wanted=0.9, most_endpoints=2)
+        found = advise(trials, slo, policies=["fifo"], wanted=0.8, most_endpoints=2)
         assert found.is_met is meets
 
 

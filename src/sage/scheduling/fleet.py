@@ -15,6 +15,9 @@ from sage.scheduling.views import EndedCall, EndpointState, EndpointView, PoolVi
 
 __all__ = ["Call", "Endpoint", "Fleet"]
 
+#: When a server told of its load, how many requests of others it had, and the share of its KV cache in use.
+Load = tuple[float, float, float | None]
+
 
 class Endpoint:
     """The ledger of one endpoint. What ``start`` adds to it, ``end`` takes off again."""
@@ -36,9 +39,7 @@ class Endpoint:
         self.slots = 0  # its limit, while it is joined and healthy
         self.in_flight = 0
         self.in_flight_tokens = 0
-        self.load: tuple[float, float, float | None] | None = (
-            None  # when measured, others' requests, cache used
-        )
+        self.load: Load | None = None  # as its server last told
         self.probe: Call | None = None  # while half open: the one call it was let
 
     @property
@@ -146,10 +147,7 @@ class Fleet:
         view = EndpointView(
             endpoint.name, self.pool, limit, endpoint.in_flight, endpoint.in_flight_tokens, state
         )
-        if endpoint.load is None:
-            return view
-        at, elsewhere, kv_used = endpoint.load
-        return replace(view, measured_at=at, elsewhere=elsewhere, kv_used=kv_used)
+        return view if endpoint.load is None else _with_load(view, endpoint.load)
 
     def measured(self, event: EndpointMeasured, now: float) -> None:
         """Take in what an endpoint's server says of its load. It breaks ties, and may lower an adaptive limit."""
@@ -176,7 +174,8 @@ class Fleet:
             endpoint.placed = True
             state = "healthy" if endpoint.is_plain else endpoint.state
             tokens = endpoint.in_flight_tokens
-            self._place.update(EndpointView(endpoint.name, self.pool, allowed, in_flight, tokens, state))
+            view = EndpointView(endpoint.name, self.pool, allowed, in_flight, tokens, state)
+            self._place.update(view if endpoint.load is None else _with_load(view, endpoint.load))
         elif endpoint.placed:
             endpoint.placed = False
             self._place.remove(endpoint.name)
@@ -312,3 +311,9 @@ class Fleet:
         healthy = [e for e in self._endpoints.values() if e.joined and e.breaker.state == "healthy"]
         assert self.slots == sum(endpoint.limit for endpoint in healthy)
         assert self.room == sum([endpoint.free for endpoint in self._endpoints.values()])
+
+
+def _with_load(view: EndpointView, load: Load) -> EndpointView:
+    """The view of an endpoint whose server tells of its load."""
+    measured_at, elsewhere, kv_used = load
+    return replace(view, measured_at=measured_at, elsewhere=elsewhere, kv_used=kv_used)

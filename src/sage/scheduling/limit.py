@@ -119,7 +119,7 @@ class Adaptive:
 
     It begins with what the endpoint says of itself and never exceeds that. After each window of calls, twice the limit:
     if the p90 of the time per generated token is above ``target_ms``, or the engine said it is overloaded, the
-    limit falls to 0.8 of itself; otherwise, if the endpoint was full, a step of a tenth up is tried, and a
+    limit falls to 0.8 of itself, as it does when the engine's KV cache is all but full, where it says; otherwise, if the endpoint was full, a step of a tenth up is tried, and a
     larger one if that is kept. A step that breaks the target, or brings no throughput, is taken back, and the
     next is tried 8 s later.
 
