@@ -6,7 +6,7 @@ Nothing here decides. Every figure is of the latest calls only, so that it follo
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 
 from msgspec.structs import replace
@@ -42,6 +42,18 @@ class Recent:
         self._ring: list[float] = []
         self._sorted: list[float] = []
         self._next = 0  # the oldest, where the ring is full
+
+    def beyond(self, figure: float) -> float:
+        """By how much those that exceed a figure do so, on average; 0 where none does.
+
+        >>> recent = Recent()
+        >>> for length in (1.0, 4.0, 7.0):
+        ...     recent.add(length)
+        >>> recent.beyond(0.0), recent.beyond(3.0), recent.beyond(9.0)
+        (4.0, 2.5, 0.0)
+        """
+        longer = self._sorted[bisect_right(self._sorted, figure) :]
+        return sum(longer) / len(longer) - figure if longer else 0.0
 
     def add(self, figure: float) -> None:
         """Take in one more; beyond the window, the oldest is forgotten."""
@@ -79,7 +91,7 @@ class Mean:
 class Account:
     """What one job has used so far."""
 
-    __slots__ = ("attained_s", "is_whole", "job", "longest", "tokens", "work_s")
+    __slots__ = ("attained_s", "is_whole", "job", "longest", "path_s", "since_s", "tokens", "work_s")
 
     def __init__(self, job: JobView) -> None:
         self.job = job
@@ -88,12 +100,18 @@ class Account:
         self.work_s: dict[str, float] = {}  # pool -> service times
         self.longest: TaskView | None = None  # the task with most steps ahead
         self.is_whole = True  # none of its tasks was given up or dropped
+        self.path_s = 0.0  # service times on the longest way it has gone so far
+        self.since_s: dict[
+            int, float
+        ] = {}  # task that is not done -> how far the job was when it became ready
 
-    def used(self, pool: str, service_s: float, tokens: float) -> None:
+    def used(self, task: TaskView, service_s: float, tokens: float) -> None:
         """A call, or its share of one, ended."""
         self.attained_s += service_s
         self.tokens += tokens
-        self.work_s[pool] = self.work_s.get(pool, 0.0) + service_s
+        self.work_s[task.pool] = self.work_s.get(task.pool, 0.0) + service_s
+        along_s = self.since_s[task.id] = self.since_s.get(task.id, 0.0) + service_s
+        self.path_s = max(self.path_s, along_s)
 
 
 class Step:
@@ -109,11 +127,12 @@ class Step:
 class Pipeline:
     """The latest jobs of one pipeline."""
 
-    __slots__ = ("longest", "tokens", "work_s")
+    __slots__ = ("longest", "path_s", "tokens", "work_s")
 
     def __init__(self) -> None:
         self.work_s: dict[str, Mean] = {}  # pool -> service times of a job there
         self.tokens = Recent()
+        self.path_s = Recent()  # service times on the longest way of a job, all turns of its loops included
         self.longest: TaskView | None = None  # of the last job, the task with most steps ahead
 
 
@@ -161,6 +180,7 @@ class Learner:
             pipeline = self._pipelines[name] = Pipeline()
         pipeline.longest = account.longest
         pipeline.tokens.add(account.tokens)
+        pipeline.path_s.add(account.path_s)
         for pool in account.work_s.keys() - pipeline.work_s.keys():
             pipeline.work_s[pool] = Mean()
         for pool, mean in pipeline.work_s.items():
@@ -176,8 +196,10 @@ class Learner:
         if account.longest is None or task.remaining_steps > account.longest.remaining_steps:
             account.longest = task
         pipeline = self._pipelines.get(job.pipeline)
+        account.since_s[task.id] = account.path_s
         work_s = path_s
         if pipeline is not None:
+            path_s = max(path_s, pipeline.path_s.beyond(account.path_s))
             expected_s = sum([mean.value for mean in pipeline.work_s.values()])
             work_s = max(path_s, expected_s - account.attained_s)
         p50 = p90 = float(task.max_out_tokens)
@@ -201,8 +223,11 @@ class Learner:
         pipeline = self._pipelines.get(job.pipeline)
         if pipeline is None or pipeline.longest is None:
             return Forecast()
+        graph_s = self._step_s(_name(pipeline.longest), pipeline.longest.pool) + self._after_s(
+            pipeline.longest
+        )
         return Forecast(
-            self._step_s(_name(pipeline.longest), pipeline.longest.pool) + self._after_s(pipeline.longest),
+            max(graph_s, pipeline.path_s.beyond(0.0)),
             {pool: mean.value for pool, mean in pipeline.work_s.items()},
             pipeline.tokens.quantile(0.9),
         )
@@ -264,13 +289,13 @@ class Memory:
     def task_done(self, task: TaskView, service_s: float, in_tokens: int, out_tokens: int) -> None:
         """A task's share of a call that succeeded."""
         if self.learns:
-            self._accounts[task.job].used(task.pool, service_s, in_tokens + out_tokens)
+            self._accounts[task.job].used(task, service_s, in_tokens + out_tokens)
             self.learner.task_done(task, service_s, out_tokens)
 
     def task_failed(self, task: TaskView, service_s: float) -> None:
         """A task's share of a call that failed: time spent, nothing learned."""
         if self.learns:
-            self._accounts[task.job].used(task.pool, service_s, 0.0)
+            self._accounts[task.job].used(task, service_s, 0.0)
 
     def cut_short(self, job: int) -> None:
         """A task of a job was given up or dropped: what it used says nothing about others."""

@@ -157,7 +157,7 @@ class Witness:
         call, work.call = work.call, None
         assert call is not None
         service_s = (self.now - call.started) / call.size
-        self._accounts[work.view.job].used(work.view.pool, service_s, tokens)
+        self._accounts[work.view.job].used(work.view, service_s, tokens)
         call.tasks.remove(work.view.id)
         call.note(None if isinstance(event, TaskDone) else event.fault, done=isinstance(event, TaskDone))
         if not call.tasks:
