@@ -102,13 +102,17 @@ class Window:
 class Endpoint:
     """What is known of one endpoint."""
 
-    __slots__ = ("before", "hold_until", "limit", "pressed_until", "rate", "said", "step", "window")
+    __slots__ = (
+        "before", "cut_from", "endure_until", "hold_until", "limit", "pressed_until", "rate", "said", "step", "window",
+    )  # fmt: skip
 
     def __init__(self, said: int) -> None:
         self.said = self.limit = said
         self.window = Window(float("-inf"))
         self.before: int | None = None  # the limit before a step up that is on trial
         self.rate = 0.0  # units per second under it
+        self.cut_from: tuple[int, float] | None = None  # before a cut on trial: limit, time per token
+        self.endure_until = float("-inf")  # no further cut before, since one was in vain
         self.step = STEP
         self.hold_until = float("-inf")
         self.pressed_until = float("-inf")  # no further cut for a full cache before
@@ -121,7 +125,7 @@ class Adaptive:
     if the p90 of the time per generated token is above ``target_ms``, or the engine said it is overloaded, the
     limit falls to 0.8 of itself, as it does when the engine's KV cache is all but full, where it says; otherwise, if the endpoint was full, a step of a tenth up is tried, and a
     larger one if that is kept. A step that breaks the target, or brings no throughput, is taken back, and the
-    next is tried 8 s later.
+    next is tried 8 s later; so is a cut that makes tokens no quicker, since then the limit is not to blame.
 
     When: the right limit is not known, changes, or is shared with others. When not: calls are so few that a
     window takes minutes. Source: additive-increase, multiplicative-decrease (Chiu and Jain, 1989) with the
@@ -172,9 +176,10 @@ class Adaptive:
     def _move(self, known: Endpoint, now: float) -> int | None:
         window = known.window
         assert window.started is not None
-        rate = window.units / (now - window.started)
-        if window.step_s.quantile(0.9) > self._target_s:
-            return self._cut(known, now)
+        rate, token_s = window.units / (now - window.started), window.step_s.quantile(0.9)
+        if token_s > self._target_s:
+            return self._too_slow(known, token_s, now)
+        known.cut_from = None
         if known.before is not None:
             grown = known.limit / known.before - 1
             if rate < known.rate * (1 + WORTH * grown):
@@ -186,6 +191,20 @@ class Adaptive:
             return None
         known.before, known.rate = known.limit, rate
         return self._set(known, min(known.said, known.limit + max(1, int(known.limit * known.step))), now)
+
+    def _too_slow(self, known: Endpoint, token_s: float, now: float) -> int | None:
+        """Cut, unless cutting does not help: tokens as slow as before are not slow because of the limit."""
+        if known.cut_from is not None:
+            before, slower_s = known.cut_from
+            if token_s > slower_s * (1 - WORTH * (1 - known.limit / before)):
+                known.cut_from = None
+                known.endure_until = now + HOLD_S
+                return self._set(known, min(before, known.said), now)
+        if known.before is None and now < known.endure_until:
+            known.window = Window(now)
+            return None
+        known.cut_from = None if known.before is not None or known.limit == 1 else (known.limit, token_s)
+        return self._cut(known, now)
 
     def _cut(self, known: Endpoint, now: float) -> int:
         if known.before is not None:

@@ -251,6 +251,10 @@ PRESETS["fifo"] = Policy(order="fifo", place="round_robin")
 PRESETS["load_aware"] = Policy(order="fifo", place="least_loaded")
 PRESETS["priority"] = Policy(order="priority", place="least_loaded")
 PRESETS["slack"] = Policy(
-    admit="feasible", share="weighted_fair", order="slack", place="prefix_affinity", limit="adaptive"
+    admit="feasible",
+    share="weighted_fair",
+    order="slack",
+    place="prefix_affinity",
+    limit="adaptive(target_ms=60)",
 )
 assert ADMITS["feasible"] is Feasible  # its module is imported, so that its rules are registered

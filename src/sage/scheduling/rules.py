@@ -111,6 +111,9 @@ RELAXED_S = 60.0
 #: Deadlines are looked at on a grid of so many seconds, so that the work due is a short list.
 GRID_S = 0.25
 
+#: What is overdue must be done after so many marks more.
+PATIENCE = int(RELAXED_S / GRID_S)
+
 
 class Demand(NamedTuple):
     """What a job that asks to be let in would need in one pool."""
@@ -122,31 +125,37 @@ class Demand(NamedTuple):
     work_s: float
 
 
+class Promise(NamedTuple):
+    """The work of a job that was let in: half of it is due when half of its path must be behind it, half in the end."""
+
+    tenant: str
+    marks: tuple[int, int]  # of the grid
+    left: dict[str, list[float]]  # pool -> service times to come of each half
+
+
 class Backlog:
     """The work ahead in one pool: tenant -> the mark of the grid its jobs are due after -> service times."""
 
     def __init__(self) -> None:
         self._due: dict[str, dict[int, float]] = {}  # tenant -> mark -> seconds
+        self._everyone: dict[int, float] = {}  # mark -> seconds of all tenants
 
     def add(self, tenant: str, mark: int, work_s: float) -> None:
         """Take in work, or take it out if it is negative."""
         due = self._due.setdefault(tenant, {})
-        due[mark] = due.get(mark, 0.0) + work_s
-        if due[mark] <= 1e-9:  # a rounding error
-            del due[mark]
-            if not due:
-                del self._due[tenant]
+        for marks in (due, self._everyone):
+            marks[mark] = marks.get(mark, 0.0) + work_s
+            if marks[mark] <= 1e-9:  # a rounding error
+                del marks[mark]
+        if not due:
+            del self._due[tenant]
 
     def late_s(self, job: Demand, now: float, slots: int, weights: Mapping[str, float]) -> float:
         """By how much the job, or work due after it, would be late if it were let in; 0 or less: nothing would.
 
         Where tenants share fairly, it is enough that the tenant's own work fits into its share.
         """
-        everyone: dict[int, float] = {}
-        for due in self._due.values():
-            for mark, work_s in due.items():
-                everyone[mark] = everyone.get(mark, 0.0) + work_s
-        late_s = _late_s(everyone, job, now, slots)
+        late_s = _late_s(self._everyone, job, now, slots)
         if weights and late_s > 0:
             own = weights.get(job.tenant, 1.0)
             others = sum(weights.get(name, 1.0) for name in self._due if name != job.tenant)
@@ -159,15 +168,25 @@ class Backlog:
 def _late_s(due: Mapping[int, float], job: Demand, now: float, slots: float) -> float:
     """The demand bound: at every mark, all that is due until then must fit into the slots until then.
 
-    What is overdue is left out: it steps aside.
+    What is overdue steps aside, for as long as the order ``slack`` lets it wait.
     """
-    first = int(now / GRID_S)
-    before_s = sum(work_s for mark, work_s in due.items() if first <= mark <= job.mark)
+    first, last = int(now / GRID_S), job.mark
+    before_s, later = 0.0, []
+    for mark, work_s in due.items():
+        if mark < first:
+            mark += PATIENCE  # noqa: PLW2901 - its second deadline
+        if mark <= last:
+            before_s += work_s
+        else:
+            later.append((mark, work_s))
     late_s = before_s / slots + job.path_s - (job.deadline - now)
     demand_s = before_s + job.work_s
-    for mark in sorted(mark for mark in due if mark > job.mark):
-        demand_s += due[mark]
-        late_s = max(late_s, demand_s / slots - ((mark + 1) * GRID_S - now))
+    later.sort()
+    for mark, work_s in later:
+        demand_s += work_s
+        by_then_s = demand_s / slots - ((mark + 1) * GRID_S - now)
+        if by_then_s > late_s:
+            late_s = by_then_s
     return late_s
 
 
@@ -175,7 +194,8 @@ class Feasible(Rule):
     """A job is refused if it would be late, or would make a job late that was let in before it.
 
     Its path and the work due before it must fit into the time to its deadline, and all work due later into the
-    time until then. What is expected comes from earlier jobs of its pipeline; before there were any, and for jobs without a
+    time until then; half of a job's work is due when half of its path must be behind it. What is overdue counts
+    again when it has waited for a minute. What is expected comes from earlier jobs of its pipeline; before there were any, and for jobs without a
     deadline, everyone is let in. Below ``load`` of the busiest pool nothing is refused. ``margin`` stretches the
     path: above 1 is stricter.
 
@@ -194,7 +214,7 @@ class Feasible(Rule):
         self._is_fair = is_fair  # tenants share by weight
         self._backlogs: dict[str, Backlog] = {}
         self._weights: dict[str, float] = {}
-        self._jobs: dict[int, tuple[str, int, dict[str, float]]] = {}  # tenant, mark, pool -> work left
+        self._jobs: dict[int, Promise] = {}
 
     def judge(self, job: JobView, forecast: Forecast, cluster: ClusterView) -> Refusal | None:
         """Whether it can be in time."""
@@ -222,31 +242,41 @@ class Feasible(Rule):
     def passed(self, job: JobView, forecast: Forecast) -> None:
         """Its work is ahead of others from now on."""
         due = job.arrived + RELAXED_S if job.deadline is None else job.deadline
-        mark = int(due / GRID_S)
-        self._jobs[job.id] = (job.tenant, mark, dict(forecast.work_s))
+        half_way = int((due - self._margin * forecast.path_s / 2) / GRID_S)
+        marks = (half_way, int(due / GRID_S))
+        halves = {pool: [work_s / 2, work_s / 2] for pool, work_s in forecast.work_s.items()}
+        self._jobs[job.id] = Promise(job.tenant, marks, halves)
         self._weights[job.tenant] = job.weight
         if len(self._weights) > 2 * len(self._jobs) + 64:
-            here = {tenant for tenant, _, _ in self._jobs.values()}
+            here = {promise.tenant for promise in self._jobs.values()}
             self._weights = {tenant: self._weights[tenant] for tenant in here}
-        for pool, work_s in forecast.work_s.items():
-            self._backlogs.setdefault(pool, Backlog()).add(job.tenant, mark, work_s)
+        for pool, work in halves.items():
+            backlog = self._backlogs.setdefault(pool, Backlog())
+            for mark, work_s in zip(marks, work, strict=True):
+                backlog.add(job.tenant, mark, work_s)
 
     def served(self, job: int, pool: str, service_s: float, tokens: float) -> None:  # noqa: ARG002 - time only
         """Some of its work is done."""
-        if job not in self._jobs:
+        promise = self._jobs.get(job)
+        if promise is None or pool not in promise.left:
             return
-        tenant, mark, left = self._jobs[job]
-        done_s = min(service_s, left.get(pool, 0.0))
-        if done_s:
-            left[pool] -= done_s
-            self._backlogs[pool].add(tenant, mark, -done_s)
+        left = promise.left[pool]
+        for half, mark in enumerate(promise.marks):
+            done_s = min(service_s, left[half])
+            if done_s:
+                left[half] -= done_s
+                service_s -= done_s
+                self._backlogs[pool].add(promise.tenant, mark, -done_s)
 
     def over(self, job: int) -> None:
         """What it did not need is not ahead of anybody."""
-        tenant, mark, left = self._jobs.pop(job, ("", 0, {}))
-        for pool, work_s in left.items():
-            if work_s:
-                self._backlogs[pool].add(tenant, mark, -work_s)
+        promise = self._jobs.pop(job, None)
+        if promise is None:
+            return
+        for pool, left in promise.left.items():
+            for mark, work_s in zip(promise.marks, left, strict=True):
+                if work_s:
+                    self._backlogs[pool].add(promise.tenant, mark, -work_s)
         if not self._jobs:  # nobody is ahead: rounding errors leave with the last
             self._backlogs.clear()
             self._weights.clear()

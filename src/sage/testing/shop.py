@@ -82,7 +82,7 @@ class Played:
     rejected: dict[int, Reject] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)  # in the order they ended
     started: list[int] = field(default_factory=list)  # jobs of the calls, in the order they started
-    limits: list[tuple[float, int]] = field(default_factory=list)  # calls at once of the first endpoint
+    limits: list[tuple[float, int]] = field(default_factory=list)  # of the first endpoint, where limits adapt
 
     def took_s(self, job: int) -> float:
         """From its arrival to its end."""
@@ -122,6 +122,7 @@ class Shop:
         seed: int = 0,
     ) -> None:
         self.scheduler = Scheduler(parse_policy(policy), random.Random(seed))
+        self._adapts = self.scheduler.policy.limit != "static"
         self.now = 0.0
         self._slow_down = slow_down
         self._endpoints = endpoints
@@ -232,7 +233,8 @@ class Shop:
         tokens = op.in_tokens + op.out_tokens
         self._played.ran.append(Ran(job, tenant, endpoint, ready, started, self.now, tokens))
         self._tell(TaskDone(task, op.in_tokens, op.out_tokens))
-        self._played.limits.append((self.now, self.scheduler.snapshot().endpoints[0].limit))
+        if self._adapts:
+            self._played.limits.append((self.now, self.scheduler.snapshot().endpoints[0].limit))
         self._left[job] -= 1
         if not self._left[job]:
             self._stage(job, stage + 1)
