@@ -64,8 +64,9 @@ docs: $(ALL) ## write into docs/ what can be read off the code: the command line
 
 soak: PROFILE = soak
 soak: TIMEOUT = 7200
-soak: $(ALL) ## run for long: 50,000 new examples of each property, and 50 nodes killed
+soak: $(ALL) ## run for long: 50,000 new examples of each property, 50 nodes killed, and 100,000 random worlds
 	$(TEST) -m "hypothesis or ray" -n $(WORKERS) $(ARGS)
+	$(PY) benchmarks/worlds.py --out results/worlds/worlds.json
 
 test-vllm: TIMEOUT = 600
 test-vllm: $(ALL) models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DIR whose `serve PORT` starts one
@@ -102,6 +103,9 @@ bench-load: $(ALL) ## how much load the load generator makes, and how true its f
 
 bench-crosscheck: $(ALL) ## guidellm and aiperf beside SAGE on one server, each in an environment of its own; 10 minutes
 	$(PY) benchmarks/crosscheck/run.py --out results/crosscheck $(ARGS)
+
+bench-fidelity: $(ALL) ## 2,000 jobs simulated, and measured over HTTP; 3 minutes, results/fidelity/DATE
+	$(PY) benchmarks/fidelity.py --out results/fidelity/$$(date -u +%F)/http.json $(ARGS)
 
 bench-stream: $(ALL) ## windows and joins of streams, beside Bytewax; 3 minutes, results/stream/DATE
 	$(PY) benchmarks/stream_windows.py --out results/stream/$$(date -u +%F)/stream.json $(ARGS)

@@ -86,6 +86,7 @@ class Session:
         kind: what the manifests of its runs say they are; "simulated" where engines and clock are.
         runtime: "local", or "ray" for workers and engines on the nodes of a Ray cluster; a
             :class:`sage.runtime.ray_cluster.RayCluster` says which.
+        scheduler: makes the scheduler, from what ``Scheduler`` takes; for measurements that watch it decide.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Session:
         tenants: Mapping[str, Any] | None = None,
         kind: Kind = "measured",
         runtime: str | RayCluster = "local",
+        scheduler: Callable[..., Scheduler] = Scheduler,
     ) -> None:
         base = settings if settings is not None else Settings.load()
         self._settings = replace(
@@ -129,6 +131,7 @@ class Session:
             telemetry=telemetry,
         )
         self._cluster = parse_runtime(runtime)
+        self._make_scheduler = scheduler
         self._feeds: set[asyncio.Task[None]] = set()
         self._single: Recorder | None = None  # the run that single calls belong to
         self._single_runs: dict[JobOptions, Run] = {}  # the same, by what is said of the jobs
@@ -142,7 +145,7 @@ class Session:
         self._runtime = await self._stack.enter_async_context(open_runtime(self._cluster, self._settings))
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         has_rates = any(tenant.tokens_per_s is not None for tenant in self._tenants.values())
-        self._scheduler = Scheduler(self._policy, random.Random(self._seed), has_rates=has_rates)
+        self._scheduler = self._make_scheduler(self._policy, random.Random(self._seed), has_rates=has_rates)
         slots = self._runtime.slots(self, self._group)
         self._endpoints = Endpoints(self._addresses, self._runtime.opening, self._group, self, slots)
         self._programs = Programs(self._endpoints, self._indexes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +30,15 @@ from sage.runtime.options import JobOptions
 from sage.runtime.runs import read_events
 from sage.runtime.simulated import FailingEngine, Outage, closed_loop, open_loop
 from sage.runtime.virtual import run_virtual
+from sage.scheduling.core import Scheduler
 from sage.scheduling.policy import parse_policy
 from sage.session import Session
 from sage.settings import Settings
 from sage.tenants import Tenant
 
-__all__ = ["Cell", "Sweep", "cells_of", "simulate", "simulate_cell"]
+__all__ = [
+    "Cell", "Sweep", "carry_all", "cells_of", "settings_of", "simulate", "simulate_cell", "tenants_of",
+]  # fmt: skip
 
 #: Told of progress: jobs that ended so far, of so many.
 Progress = Callable[[int, int], None]
@@ -73,11 +77,17 @@ def cells_of(spec: Spec) -> list[Cell]:
     """
     for policy in spec.policies:
         parse_policy(policy)
-    every = itertools.product(spec.policies, spec.loads, range(spec.seeds))
+    every = itertools.product(spec.policies, spec.loads, range(spec.first_seed, spec.first_seed + spec.seeds))
     return list(dict.fromkeys(Cell(policy, load, seed) for policy, load, seed in every))
 
 
-def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = None) -> Sweep:
+def simulate(
+    spec: Spec,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    scheduler: Callable[..., Scheduler] = Scheduler,
+) -> Sweep:
     """Run every cell of a spec. Deterministic: the same spec gives byte-identical event logs.
 
     Every policy meets the same load: schedules, records and lengths of answers depend on traffic and seed alone.
@@ -87,6 +97,7 @@ def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = No
         out: folder of an experiment (``sage.bench.results``), with the sweep's own ``summary.json``; if it holds a
             part of this sweep, only the rest is run. None keeps nothing.
         progress: told now and then.
+        scheduler: makes the scheduler of each cell; for measurements that watch it decide.
 
     Interrupted, it keeps the cells that are over, in ``out``.
 
@@ -115,7 +126,15 @@ def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = No
         for cell in cells:
             with tempfile.TemporaryDirectory(prefix="sage-simulate-") as scratch:
                 found.append(
-                    _run_cell(spec, pipelines, cell, drawn[cell.load, cell.seed], Path(scratch), tell)
+                    _run_cell(
+                        spec,
+                        pipelines,
+                        cell,
+                        drawn[cell.load, cell.seed],
+                        Path(scratch),
+                        tell,
+                        scheduler=scheduler,
+                    )
                 )
         return _swept(spec, found, "complete")
     try:
@@ -132,7 +151,7 @@ def simulate(spec: Spec, out: Path | None = None, progress: Progress | None = No
                     continue
                 axes: dict[str, Axis] = {"policy": cell.policy, "load": cell.load}
                 with kept.running(cell.name, axes=axes, repeat=cell.seed, seed=cell.seed) as path:
-                    found.append(_run_cell(spec, pipelines, cell, schedules, path, tell))
+                    found.append(_run_cell(spec, pipelines, cell, schedules, path, tell, scheduler=scheduler))
     except BaseException:
         if found:
             write_json(out / "summary.json", _swept(spec, found, "partial"))
@@ -195,20 +214,33 @@ def _run_cell(
     folder: Path,
     tell: Callable[[], None],
     pieces: Pieces | None = None,
+    scheduler: Callable[..., Scheduler] = Scheduler,
 ) -> CellFigures:
     """Run a cell and leave its files in a folder."""
     with tempfile.TemporaryDirectory(prefix=".home-", dir=folder) as home:
-        settings = Settings(
-            home=Path(home), engines={}, indexes=dict(spec.indexes), max_inflight=spec.max_inflight
-        )
-        run_virtual(_carried_out(spec, pipelines, cell, schedules, settings, tell, pieces))
+        settings = settings_of(spec, Path(home))
+
+        async def carried_out() -> None:
+            async with Session(
+                engines=_engines(spec, cell.seed, pieces or ("all" if _reads_pieces(pipelines) else "first")),
+                policy=cell.policy,
+                settings=settings,
+                seed=cell.seed,
+                clock=asyncio.get_running_loop().time,
+                tenants=tenants_of(spec),
+                kind="simulated",
+                scheduler=scheduler,
+            ) as session:
+                await carry_all(session, spec, pipelines, schedules, cell.seed, tell)
+
+        run_virtual(carried_out())
         (run,) = settings.runs_dir.iterdir()
         for name in ("run.json", "events.jsonl"):
             shutil.move(run / name, folder / name)
     hashes = {name: schedule.sha256 for name, schedule in schedules.items()}
     events = list(read_events(folder / "events.jsonl"))
     summary, figures = figures_of(
-        events, policy=cell.policy, load=cell.load, seed=cell.seed, schedules=hashes
+        events, policy=cell.policy, load=cell.load, seed=cell.seed, schedules=hashes, warmup_s=spec.warmup_s
     )
     if summary.faults:
         raise SageError(
@@ -223,17 +255,14 @@ def _run_cell(
     return figures
 
 
-async def _carried_out(
-    spec: Spec,
-    pipelines: Mapping[str, Pipeline],
-    cell: Cell,
-    schedules: Mapping[str, Schedule],
-    settings: Settings,
-    tell: Callable[[], None],
-    pieces: Pieces | None,
-) -> None:
-    """One cell, inside an event loop in virtual time."""
-    tenants = {
+def settings_of(spec: Spec, home: Path) -> Settings:
+    """For a session that carries out one cell of a spec."""
+    return Settings(home=home, engines={}, indexes=dict(spec.indexes), max_inflight=spec.max_inflight)
+
+
+def tenants_of(spec: Spec) -> dict[str, Tenant]:
+    """What the tenants of a spec may claim."""
+    return {
         name: Tenant(
             weight=said.weight,
             reserved=said.reserved,
@@ -242,33 +271,59 @@ async def _carried_out(
         )
         for name, said in spec.tenants.items()
     }
-    async with Session(
-        engines=_engines(spec, cell.seed, pieces or ("all" if _reads_pieces(pipelines) else "first")),
-        policy=cell.policy,
-        settings=settings,
-        seed=cell.seed,
-        clock=asyncio.get_running_loop().time,
-        tenants=tenants,
-        kind="simulated",
-    ) as session:
-        for pipeline in pipelines.values():
-            await session.ready(pipeline)
-        async with asyncio.TaskGroup() as group:
-            for name, pipeline in pipelines.items():
-                options = options_of(spec, name)
-                schedule = schedules[name]
-                records = records_of(name, spec.traffic[name], schedule, cell.seed)
-                carry = _carrier(session, pipeline, options, tell)
-                if schedule.clients is None:
-                    group.create_task(open_loop(zip(schedule.times, records, strict=True), carry))
-                else:
-                    loop = closed_loop(records, carry, clients=schedule.clients, think_s=schedule.think_s)
-                    group.create_task(loop)
 
 
-def _carrier(
-    session: Session, pipeline: Pipeline, options: JobOptions, tell: Callable[[], None]
-) -> Callable[[dict[str, Any]], Any]:
+async def carry_all(
+    session: Session,
+    spec: Spec,
+    pipelines: Mapping[str, Pipeline],
+    schedules: Mapping[str, Schedule],
+    seed: int,
+    tell: Callable[[], None],
+) -> None:
+    """All jobs of one cell, each when it is due, to their ends."""
+    for pipeline in pipelines.values():
+        await session.ready(pipeline)
+    coming = {
+        name: (
+            records_of(name, spec.traffic[name], schedules[name], seed),
+            _carrier(session, pipeline, options_of(spec, name), tell),
+        )
+        for name, pipeline in pipelines.items()
+    }
+    if spec.clients is not None:
+        await closed_loop(_in_order(schedules, coming), _carry_out, clients=spec.clients)
+        return
+    async with asyncio.TaskGroup() as group:
+        for name, (records, carry) in coming.items():
+            schedule = schedules[name]
+            if schedule.clients is None:
+                group.create_task(open_loop(zip(schedule.times, records, strict=True), carry))
+            else:
+                loop = closed_loop(records, carry, clients=schedule.clients, think_s=schedule.think_s)
+                group.create_task(loop)
+
+
+#: Carries a record to the end of its job.
+Carry = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def _in_order(
+    schedules: Mapping[str, Schedule], coming: Mapping[str, tuple[Iterator[dict[str, Any]], Carry]]
+) -> Iterator[tuple[dict[str, Any], Carry]]:
+    """The jobs of all traffic by their times."""
+    times = [[(time, name) for time in schedules[name].times] for name in coming]
+    for _, name in heapq.merge(*times):
+        records, carry = coming[name]
+        yield next(records), carry
+
+
+async def _carry_out(job: tuple[dict[str, Any], Carry]) -> None:
+    record, carry = job
+    await carry(record)
+
+
+def _carrier(session: Session, pipeline: Pipeline, options: JobOptions, tell: Callable[[], None]) -> Carry:
     said: Any = msgspec.to_builtins(options)
 
     async def carry(record: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
 class CellFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a sweep. All figures are simulated.
 
-    ``work_in_time`` weighs each job by its tokens, in and out; a job that was not done counts as the mean of the
+    They are of the jobs that came after the warm-up, but for throughput, ``tasks`` and ``simulated_s``. ``work_in_time`` weighs each job by its tokens, in and out; a job that was not done counts as the mean of the
     done ones of its class, and where there are none, of all.
     """
 
@@ -69,13 +69,21 @@ class _Tally:
 
 
 def figures_of(
-    events: Iterable[Event], *, policy: str, load: float, seed: int, schedules: Mapping[str, str]
+    events: Iterable[Event],
+    *,
+    policy: str,
+    load: float,
+    seed: int,
+    schedules: Mapping[str, str],
+    warmup_s: float = 0.0,
 ) -> tuple[Summary, CellFigures]:
-    """The usual summary of a log, and what policies are compared by."""
+    """The usual summary of a log, and what policies are compared by: of the jobs that came after the warm-up."""
     tally = _Tally()
     summary = summarize(tally.watched(events))
+    since = min((end.arrived for end in tally.ends), default=0.0) + warmup_s
+    counted = [end for end in tally.ends if end.arrived >= since]
     by_class: defaultdict[str, list[JobEnded]] = defaultdict(list)
-    for end in tally.ends:
+    for end in counted:
         by_class[f"{end.pipeline}/{end.tenant}"].append(end)
     classes = tuple(_class(name, ends) for name, ends in sorted(by_class.items()))
     shares = [one.in_time.share for one in classes if one.in_time.share is not None]
@@ -83,15 +91,15 @@ def figures_of(
         policy=policy,
         load=load,
         seed=seed,
-        jobs=summary.jobs,
-        in_time=summary.in_time,
+        jobs=_outcomes(counted),
+        in_time=_in_time(counted),
         work_in_time=_work_in_time(by_class, tally.tokens),
         worst_class=min(shares, default=None),
         classes=classes,
-        e2e_sched_s=summary.e2e_s,  # in virtual time, jobs arrive the moment they are scheduled
+        e2e_sched_s=_took(counted),  # in virtual time, jobs arrive the moment they are scheduled
         jobs_per_s=summary.jobs_per_s,
         out_tokens_per_s=summary.out_tokens_per_s,
-        rejected=summary.jobs["rejected"],
+        rejected=sum(end.outcome == "rejected" for end in counted),
         schedules=schedules,
         simulated_s=summary.window_s,
         tasks=tally.tasks,
@@ -102,16 +110,23 @@ def _is_in_time(end: JobEnded) -> bool:
     return end.outcome == "done" and end.deadline is not None and end.t <= end.deadline
 
 
-def _class(name: str, ends: Sequence[JobEnded]) -> ClassFigures:
+def _outcomes(ends: Sequence[JobEnded]) -> dict[str, int]:
     outcomes = dict.fromkeys(("done", "failed", "rejected", "cancelled"), 0)
     for end in ends:
         outcomes[end.outcome] += 1
-    return ClassFigures(
-        name=name,
-        jobs=outcomes,
-        in_time=wilson(sum(map(_is_in_time, ends)), sum(end.deadline is not None for end in ends)),
-        e2e_sched_s=stat_of(end.t - end.arrived for end in ends if end.outcome == "done"),
-    )
+    return outcomes
+
+
+def _in_time(ends: Sequence[JobEnded]) -> Share:
+    return wilson(sum(map(_is_in_time, ends)), sum(end.deadline is not None for end in ends))
+
+
+def _took(ends: Sequence[JobEnded]) -> Stat:
+    return stat_of(end.t - end.arrived for end in ends if end.outcome == "done")
+
+
+def _class(name: str, ends: Sequence[JobEnded]) -> ClassFigures:
+    return ClassFigures(name=name, jobs=_outcomes(ends), in_time=_in_time(ends), e2e_sched_s=_took(ends))
 
 
 def _work_in_time(by_class: Mapping[str, Sequence[JobEnded]], tokens: Mapping[int, int]) -> float | None:

@@ -87,8 +87,11 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     failures: tuple[FailureSpec, ...] = ()
     policies: tuple[str, ...] = ("load_aware",)
     loads: tuple[float, ...] = (1.0,)  # each multiplies the rates of all traffic
-    seeds: int = 1  # 0, 1, … so many
+    seeds: int = 1  # so many
+    first_seed: int = 0  # and the next ones
+    warmup_s: float = 0.0  # jobs that come this early are run and not counted
     max_inflight: int | None = None  # jobs at once; None leaves it to the policy
+    clients: int | None = None  # all jobs in their order, each as a client is free; None: at their times
 
 
 def read_spec(path: Path) -> Spec:
@@ -126,6 +129,13 @@ def _wrong(spec: Spec) -> str | None:
             return f"failures: at {failure.at_s:g} s for {failure.for_s:g} s; neither may be negative, nor the second 0"
     if not spec.policies or not spec.loads or spec.seeds < 1:
         return "nothing to do: expected at least one of 'policies', 'loads' and 'seeds'"
+    if not 0 <= spec.warmup_s < float("inf"):
+        return f"warmup_s is {spec.warmup_s}, expected at least 0 seconds"
+    if spec.clients is not None and spec.clients < 1:
+        return f"clients is {spec.clients}, expected at least 1"
+    closed = [name for name, traffic in spec.traffic.items() if traffic.arrivals.process == "closed"]
+    if spec.clients is not None and closed:
+        return f"traffic {closed[0]!r} has clients of its own, and the spec has 'clients' for all; keep one"
     if any(not 0 < load < float("inf") for load in spec.loads):
         return f"loads are {spec.loads}, expected numbers above 0"
     return None

@@ -43,7 +43,14 @@ def calibrate(
         int | None,
         typer.Option(min=1, help="Sequences in a step; otherwise the most seen at once.", show_default=False),
     ] = None,
-    max_step_tokens: Annotated[int, typer.Option(min=1, help="Tokens in a step.")] = 8192,
+    max_step_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens in a step; otherwise 64 with --engine embedded, which works prompts off so, else 8192.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Of the profile.")] = "calibrated",
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Where the profile goes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
@@ -66,7 +73,7 @@ def calibrate(
         fit=fit,
         hold_out=hold_out,
         max_seqs=max_seqs,
-        max_step_tokens=max_step_tokens,
+        max_step_tokens=max_step_tokens or _step_tokens(engine),
     )
     if out is not None:
         write_private(out, msgspec.json.format(msgspec.json.encode(found.profile), indent=2) + b"\n")
@@ -75,6 +82,15 @@ def calibrate(
         print_json(found)
     else:
         print(_shown(found))
+
+
+def _step_tokens(engine: str | None) -> int:
+    """How many tokens a step of the engine takes, as far as that is known here."""
+    if engine is not None and (engine == "embedded" or engine.startswith("llama:")):
+        from sage.engines.llama import PROMPT_STEP_TOKENS
+
+        return PROMPT_STEP_TOKENS
+    return 8192
 
 
 def _served(

@@ -53,7 +53,11 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     api_key: str | None = None  # the only key accepted; None: any, or none
     script: tuple[str, ...] = ()  # faults of the first calls in order of arrival; "ok" for none
     rates: Mapping[str, float] = {}  # fault -> share of the calls after the script
-    seed: int = 0  # of the rates
+    seed: int = 0  # of the rates, and of the lengths that ``output`` draws
+    profile: str | None = (
+        None  # of an emulated engine, whose times and answers these calls get; None: those above
+    )
+    output: str = "max"  # with a profile: the lengths of answers
 
 
 class Fault(msgspec.Struct, frozen=True):

@@ -30,8 +30,10 @@ import msgspec
 from aiohttp import web
 
 from sage.clock import monotonic
-from sage.engines.base import Usage
+from sage.engines.base import EmbedRequest, GenerateRequest, Piece, Reply, Usage, ignore_pieces
+from sage.engines.emulated import EmulatedEngine, EmulatedOptions
 from sage.engines.emulated_prefix import PrefixCache
+from sage.engines.emulated_profile import load_profile
 from sage.errors import InputError, SetupError
 from sage.testing.behaviour import Behaviour, Fault, FaultPlan, from_arguments, to_arguments
 from sage.testing.emulated_wire import (
@@ -180,10 +182,17 @@ class EmulatedServer:
         self._plan = FaultPlan(self._behaviour)
         self._slots = asyncio.Semaphore(self._behaviour.concurrency)
         self._prefixes = PrefixCache(1 << 20) if self._behaviour.prefix_cache else None
+        self._engine: EmulatedEngine | None = None  # whose times its calls take, if a profile is given
         self.truth: deque[Truth] = deque(maxlen=MAX_CALLS_KEPT)
         self.url = ""
 
     async def __aenter__(self) -> Self:
+        behaviour = self._behaviour
+        if behaviour.profile is not None:
+            options = EmulatedOptions(
+                output=behaviour.output, seed=behaviour.seed, prefix_cache=behaviour.prefix_cache
+            )
+            self._engine = EmulatedEngine(load_profile(behaviour.profile), options)
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.add_routes(
             [
@@ -275,6 +284,8 @@ class EmulatedServer:
         request, asked = _decoded(lambda: decode_generate(call.body, chat=chat))
         prompt_tokens = count_tokens(message.content for message in request.messages)
         self._check(call, asked.model, prompt_tokens, prompt_tokens)
+        if self._engine is not None:
+            return await self._emulate(call, self._engine, request, chat=chat, stream=asked.stream)
         async with self._slots:
             await call.begin()
             room = behaviour.context_tokens - prompt_tokens
@@ -296,10 +307,43 @@ class EmulatedServer:
             await asyncio.sleep(behaviour.token_s * (len(answer.tokens) - 1))
             return await call.send_whole(whole_body(answer, usage, chat=chat))
 
+    async def _emulate(
+        self, call: Call, engine: EmulatedEngine, request: GenerateRequest, *, chat: bool, stream: bool
+    ) -> web.StreamResponse:
+        """What an emulated engine answers, when it does. Scripted faults are those of a status only."""
+        pieces: asyncio.Queue[Piece | None] = asyncio.Queue(request.max_tokens + 1)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        call.truth.dispatched = monotonic()
+
+        async def generated() -> Reply:
+            reply = await engine.generate(request, pieces.put_nowait if stream else ignore_pieces)
+            pieces.put_nowait(None)
+            return reply
+
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(generated())
+            if stream:
+                await response.prepare(call.http)
+            while (piece := await pieces.get()) is not None:
+                call.truth.pieces.append(monotonic())
+                await response.write(token_event(piece, chat=chat))
+        reply = running.result()
+        call.truth.completion_tokens = reply.usage.completion_tokens
+        answer = Answer((Piece(reply.text),), "length" if reply.finish == "length" else "stop")
+        if not stream:
+            return await call.send_whole(whole_body(answer, reply.usage, chat=chat))
+        await response.write(end_events(answer, reply.usage, chat=chat))
+        await response.write_eof()
+        return response
+
     async def _embed(self, call: Call) -> web.StreamResponse:
         model, texts = _decoded(lambda: decode_texts(call.body))
         sizes = [count_tokens([text]) for text in texts]
         self._check(call, model, sum(sizes), max(sizes, default=0))
+        if self._engine is not None:
+            reply = await self._engine.embed(EmbedRequest(texts=tuple(texts)))
+            dimension = len(reply.vectors[0])
+            return await call.send_whole(embeddings_body(texts, dimension, reply.usage))
         async with self._slots:
             await call.begin()
             await asyncio.sleep(self._behaviour.text_s * len(texts))
