@@ -16,6 +16,7 @@ from sage.cli import bench_agent
 from sage.cli.bench_calibrate import calibrate
 from sage.cli.bench_checks import audit, compare
 from sage.cli.bench_experiments import NAMES, command
+from sage.cli.bench_policies import policies
 from sage.cli.bench_report import report
 from sage.cli.bench_serve import serve
 from sage.cli.output import Bar, print_json, say, shown_seconds
@@ -43,6 +44,7 @@ app.command()(serve)
 app.command()(compare)
 app.command()(audit)
 app.command()(calibrate)
+app.command()(policies)
 app.command()(report)
 for _name in NAMES:
     app.command(_name)(command(_name))

@@ -22,6 +22,10 @@ SUITES["retrieval"] = Suite(
     measures="whether search finds the right passage, and whether the model then answers rightly",
     needs="a folder with passages.jsonl and questions.jsonl",
 )
+SUITES["policies"] = Suite(
+    measures="who is done in time under which policy and load, weighed by jobs, by work and by the worst class",
+    needs="nothing: engines are emulated, in virtual time",
+)
 for _name, _measures in {
     "concurrency": "how throughput and latency change with the jobs in flight, beside a plain asyncio loop",
     "complexity": "the same by what a job is made of: light, medium, heavy",
