@@ -9,11 +9,12 @@ from typing import cast
 import msgspec
 
 from sage.bench.agent_items import AgentFigures, AgentItem, Kind, figures_of, headline
+from sage.bench.audit_checks import Evidence
 from sage.bench.results import StoredCell, StoredExperiment, read_experiment
 from sage.bench.stats import Mean, paired_difference
 from sage.errors import InputError
 
-__all__ = ["AgentReport", "Difference", "read_agent_report"]
+__all__ = ["AgentReport", "Difference", "read_agent_report", "recomputed"]
 
 PREFIX = "agent-"
 
@@ -62,6 +63,14 @@ def read_agent_report(path: Path) -> AgentReport:
         cells=tuple(cells),
         differences=tuple(_differences(kind, items)),
     )
+
+
+def recomputed(evidence: Evidence) -> AgentFigures:
+    """A cell's figures, computed anew from its items; what was fitted is as it stands."""
+    kind = cast("Kind", evidence.experiment.removeprefix(PREFIX))
+    part, name = _place(evidence.cell)
+    items = evidence.cell.lines("items.jsonl", AgentItem)
+    return figures_of(kind, name, part, items, evidence.cell.summary(AgentFigures).fitted)
 
 
 def _kind(stored: StoredExperiment) -> Kind:

@@ -417,3 +417,5 @@ CHECKS["vacuous"] = _vacuous
 FIGURES["serve"] = ("sage.bench.load_run", "recomputed")
 for _name in ("concurrency", "complexity", "pipelines", "stagger", "nodes"):
     FIGURES[_name] = ("sage.bench.cell_figures", "recomputed")
+for _name in ("agent-selection", "agent-planning", "agent-timing"):
+    FIGURES[_name] = ("sage.bench.agent_report", "recomputed")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Series", "cdf", "dual_axis", "gantt", "grouped_bars", "radar", "scaling", "scatter"]
+__all__ = ["Series", "cdf", "dual_axis", "gantt", "grouped_bars", "matrix", "radar", "scaling", "scatter"]
 
 #: Darker and lighter in turn, so that neighbours differ without colour.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -214,6 +214,29 @@ def scatter(
         axes.set_ylabel(y)
         axes.grid(visible=True, color="#EEEEEE")
         _legend(figure, (axes,))
+
+
+def matrix(
+    path: Path,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    x: str,
+    y: str,
+) -> None:
+    """Counts in a square, the darker the larger their share of the row."""
+    with _drawing(path, (1.6 + 0.8 * len(columns), 1.2 + 0.5 * len(rows))) as figure:
+        axes = figure.add_subplot()
+        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        axes.imshow(shares, cmap="Greys", vmin=0.0, vmax=1.4, aspect="auto")
+        for line, row in enumerate(counts):
+            for column, count in enumerate(row):
+                axes.text(column, line, f"{count:,}", ha="center", va="center", color="black")
+        axes.set_xticks(range(len(columns)), list(columns))
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
 
 
 def _bars(axes: Axes, middle: Any, bars: Sequence[Series]) -> None:

@@ -108,6 +108,45 @@ class Canvas:
         if path is not None:
             figures.radar(path, spokes=spokes, series=_series(series))
 
+    def scatter(
+        self,
+        key: str,
+        *,
+        points: Mapping[str, tuple[Value, Value, Value | None, Value | None]],
+        x: str,
+        y: str,
+    ) -> None:
+        """Named points: across, up, and the interval of up."""
+        path = self._path(key, {label: (point, ()) for label, point in points.items()})
+        if path is not None:
+            numbers = {
+                label: (
+                    across.number,
+                    up.number,
+                    None if low is None else low.number,
+                    None if high is None else high.number,
+                )
+                for label, (across, up, low, high) in points.items()
+            }
+            figures.scatter(path, points=numbers, x=x, y=y)
+
+    def matrix(
+        self,
+        key: str,
+        *,
+        rows: Mapping[str, Sequence[Value | None]],
+        columns: Sequence[str],
+        x: str,
+        y: str,
+    ) -> None:
+        """Counts in a square: a row of values for each label, a column each."""
+        path = self._path(key, {label: (values, ()) for label, values in rows.items()})
+        if path is not None:
+            counts = [
+                [0 if value is None else int(value.number) for value in values] for values in rows.values()
+            ]
+            figures.matrix(path, rows=list(rows), columns=columns, counts=counts, x=x, y=y)
+
     def cdf(self, key: str, *, cells: Mapping[str, Sequence[StoredCell]], x: str) -> None:
         """Times from due to done of the jobs of some cells."""
         if self.folder is None:

@@ -27,7 +27,7 @@ from sage.engines.base import EmbedRequest
 from sage.events import Event, TaskEnded
 from sage.index.tool_index import ToolIndex
 from sage.index.tool_words import clauses
-from sage.ops import route
+from sage.ops import route, step
 from sage.ops.agents.deciding import DECIDERS, ToolFit, Verdict, decide, tool_fit
 from sage.ops.agents.planning import PLANNERS, ToolPlan, plan
 from sage.ops.agents.ranking import Selection, documents_of
@@ -47,6 +47,7 @@ STRATEGIES: Mapping[Kind, Registry[Strategy]] = {
     "timing": DECIDERS,
 }
 MAJORITY = "majority"
+WHOLE = "all"  # the part that tasks without groups are
 #: Run beside whatever is asked for.
 FLOORS: Mapping[Kind, str] = {"selection": "bm25", "planning": "clauses", "timing": MAJORITY}
 
@@ -94,16 +95,16 @@ def parts_of(data: AgentSet, kind: Kind, group: str | None = None) -> list[Part]
     groups = sorted({task.group for task in tasks})
     if kind != "selection":
         chosen = data.of(kind, group)
-        return [Part(group or "all", _levelled(data, chosen))]
+        return [Part(group or WHOLE, _levelled(data, chosen))]
     empty = {task.group for task in tasks if not task.gold}
-    parts = [Part(name, data.of(kind, name)) for name in groups if name not in empty]
+    parts = [Part(name or WHOLE, data.of(kind, name)) for name in groups if name not in empty]
     for name in sorted(empty):
         beside = [
             task
             for task in tasks
             if task.group == name or (task.among is not None and task.group not in empty)
         ]
-        parts.append(Part(name, _levelled(data, beside)))
+        parts.append(Part(name or WHOLE, _levelled(data, beside)))
     if group is not None and group not in groups:
         data.of(kind, group)  # says what there is
     return [part for part in parts if group in {None, part.name}]
@@ -189,14 +190,14 @@ class Lab:
     async def run(self, name: str, draft: Path) -> None:
         """One cell: fit, run, score, write."""
         part, kind = self._part, self._order.kind
+        fitted: dict[int, dict[str, Any]] = {}
         if name == MAJORITY:
-            items = majority_items(part.tasks)
-            _write(draft, kind, name, part.name, items, {})
-            return
-        strategy = STRATEGIES[kind][name]
-        await self._index(with_rows="embedder" in strategy.uses)
-        fitted = await self._fitted(strategy)
-        pipeline = self._pipeline(strategy, fitted)
+            pipeline = Pipeline(name, made=step(_always, action=commonest(part.tasks)))
+        else:
+            strategy = STRATEGIES[kind][name]
+            await self._index(with_rows="embedder" in strategy.uses)
+            fitted = await self._fitted(strategy)
+            pipeline = self._pipeline(strategy, fitted)
         records = [_record(task, by_fold=bool(fitted)) for task in part.tasks]
         total = len(records)
         done = 0
@@ -338,11 +339,14 @@ def _record(task: Task, *, by_fold: bool) -> dict[str, Any]:
     return record | ({"fold": str(fold_of(task))} if by_fold else {})
 
 
-def majority_items(tasks: Sequence[Task]) -> list[AgentItem]:
-    """What is right if the commonest action of all these tasks is always taken: the best that knows no request."""
+def commonest(tasks: Sequence[Task]) -> str:
+    """The action that is right most often among these tasks: always taking it is the best that reads no request."""
     counts = Counter(task.label for task in tasks)
-    said = min(counts, key=lambda label: (-counts[label], label))
-    return [AgentItem(id=task.id, group=task.group, label=task.label, said=said) for task in tasks]
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _always(action: str) -> Verdict:
+    return msgspec.convert({"action": action}, Verdict)
 
 
 def _write(

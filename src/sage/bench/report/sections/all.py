@@ -11,10 +11,12 @@ from sage.bench.report.sections import pipelines
 from sage.bench.report.sections import stagger
 from sage.bench.report.sections import nodes
 from sage.bench.report.sections import serve
+from sage.bench.report.sections import agents
 from sage.bench.report.sections import overhead
 from sage.bench.report.sections import peers
 
 __all__ = [
+    "agents",
     "complexity",
     "concurrency",
     "nodes",
