@@ -10,6 +10,7 @@ from sage.graph.values import Record
 from sage.runtime.base import JobFailure
 from sage.stream.joins import JoinStage, SortedMerge, Waiting
 from sage.stream.node import Node
+from sage.stream.singles import FilterStage, MapStage, MergeStage, ScanStage, SelectStage, TakeStage
 from sage.stream.sinks import write_stage
 from sage.stream.sources import lists_of
 from sage.stream.specs import (
@@ -28,18 +29,7 @@ from sage.stream.specs import (
     Through,
     Write,
 )
-from sage.stream.stages import (
-    FilterStage,
-    Gate,
-    Host,
-    Items,
-    MapStage,
-    MergeStage,
-    ScanStage,
-    SelectStage,
-    Stage,
-    TakeStage,
-)
+from sage.stream.stages import Gate, Host, Items, Stage
 from sage.stream.waits import Feed, FlatMapStage, ThroughStage
 from sage.stream.windows import window_stage
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from sage.errors import InputError
 from sage.graph.values import Record
+from sage.stream.keys import keyed
 from sage.stream.specs import Join, Merge
-from sage.stream.stages import CHUNK, Gate, Host, Items, Stage, keyed, place_of
+from sage.stream.stages import CHUNK, Gate, Host, Items, Stage, place_of
 from sage.stream.times import MICRO, duration_us, instant_us
 
 __all__ = ["Ahead", "JoinStage", "SortedMerge", "Waiting"]

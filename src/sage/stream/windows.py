@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sage.graph.values import Record
+from sage.stream.keys import keyed
 from sage.stream.specs import Reduce
-from sage.stream.stages import Host, Items, Stage, keyed, place_of
+from sage.stream.stages import Host, Items, Stage, place_of
 from sage.stream.times import MICRO, duration_us, instant_us, shown_instant
 
 __all__ = ["CountWindows", "TimeWindows", "WholeWindow", "window_stage"]
