@@ -18,11 +18,11 @@ from sage.stream.flow import Flow
 FIELDS = st.sampled_from([None, 0, 1, 2, 3, "x"])
 
 
-def inverse(n: Any) -> float:
+def inverse(n: Any) -> Any:
     return 1 / n
 
 
-async def waited(n: Any) -> float:
+async def waited(n: Any) -> Any:
     await asyncio.sleep(0)
     return 1 / n
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sage import InputError, Pipeline, SageError, Session, SetupError, stream
+from sage.ops import search
 from sage.runtime.virtual import run_virtual
 from sage.stream import StreamResult, count
 from sage.stream.flow import Flow
@@ -72,6 +73,16 @@ def test_broken_rows_are_counted_and_told_with_their_line(run: Carry, tmp_path: 
 def test_a_file_that_is_not_there_is_told_before_anything_is_written(run: Carry, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         run(stream.read(tmp_path / "none.jsonl").merge(stream.records(RECORDS)).write(tmp_path / "out.jsonl"))
+
+
+def test_what_a_pipeline_lacks_is_told_before_anything_is_read_or_written(run: Carry, tmp_path: Path) -> None:
+    def source() -> list[dict[str, Any]]:
+        raise AssertionError("was read")
+
+    find = Pipeline("find", found=search("nowhere", text="{text}"))
+    with pytest.raises(SageError, match="unknown index 'nowhere'"):
+        run(stream.records(source).through(find).write(tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_file_that_is_no_parquet_is_told_of(run: Carry, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How a stream is carried out: its stages built and wired, its sources pulled, its end and its failures seen to.
 
-1. Every node of the graph becomes a stage (``stages``, ``windows``, ``joins``, ``waits``, ``sinks``); files are opened.
+1. What the pipelines need is opened. Then every node of the graph becomes a stage (``singles``, ``windows``, ``joins``,
+   ``waits``, ``sinks``), and files are opened.
 2. Each source is pulled by a task, list by list; a list runs down the graph at once, as far as nothing has to wait.
    Stages that may have to wait have an inbox and a task. Pulling goes on when every gate below has room.
 3. When the sources have ended, stages give what they kept, from the top down. When they were cut off (a source broke,
@@ -117,6 +118,11 @@ class Flow:
         status: Literal["complete", "partial"] = "partial"
         try:
             try:
+                for (
+                    node
+                ) in self.graph.nodes:  # what a pipeline lacks is found before anything is read or written
+                    if isinstance(node.spec, Through):
+                        await self._session.ready(node.spec.pipeline)
                 self._build()
                 self._announce()
                 await self._work()
