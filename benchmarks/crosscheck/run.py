@@ -51,9 +51,9 @@ TOKENIZER = """
 import sys
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-words = Tokenizer(models.WordLevel({"[UNK]": 0, **{f"word{n}": n + 1 for n in range(512)}}, unk_token="[UNK]"))
+words = Tokenizer(models.WordLevel({f"word{n}": n for n in range(512)}, unk_token="word0"))
 words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(sys.argv[1])
+PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(sys.argv[1])
 """
 
 
@@ -237,6 +237,8 @@ def checked(tool: Tool, requests: int) -> dict[str, Any]:
         with separate_server(BEHAVIOUR) as url, tempfile.TemporaryDirectory() as folder:
             told = tool.run(python, url, requests, Path(folder))
             truth, calls = truth_of(url)
+        if not calls:
+            raise RuntimeError("no call of it was answered")
     except (RuntimeError, OSError, KeyError, StopIteration, subprocess.TimeoutExpired) as error:
         why = f"{type(error).__name__}: {error}".replace(f"{ROOT}/", "")
         say(f"{tool.name}: {why}")

@@ -46,6 +46,17 @@ def test_an_answer_in_one_piece_has_the_counts_of_its_words() -> None:
     asking(use)
 
 
+def test_a_message_may_come_in_parts() -> None:
+    parts = [{"type": "text", "text": "one two "}, {"type": "text", "text": "three"}]
+
+    async def use(post: Post, server: EmulatedServer) -> None:
+        status, body = await post("chat/completions", {**ASK, "messages": [{"role": "user", "content": parts}]})
+        assert (status, body["object"]) == (200, "chat.completion")
+        assert body["choices"][0]["message"]["content"] == "You said: one two three"
+
+    asking(use)
+
+
 def test_embeddings_come_numbered_and_not_in_order() -> None:
     async def use(post: Post, server: EmulatedServer) -> None:
         _, body = await post("embeddings", {"model": "emulated", "input": ["a", "b", "c"]})

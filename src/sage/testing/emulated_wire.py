@@ -35,11 +35,24 @@ REASONING = ("Let ", "me ", "see.")
 GIANT_BYTES = 8 * 1024 * 1024
 
 
+class Part(msgspec.Struct):
+    """A piece of a message; only text is heeded."""
+
+    text: str = ""
+
+
 class Sent(msgspec.Struct):
     """A message of a request."""
 
     role: str
-    content: str | None = None
+    content: str | list[Part] | None = None
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
 
 
 class Asked(msgspec.Struct):
@@ -86,9 +99,7 @@ def decode_generate(body: bytes, *, chat: bool) -> tuple[GenerateRequest, Asked]
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     wanted = asked.response_format or {}
     request = GenerateRequest(
-        messages=tuple(
-            msgspec.convert({"role": one.role, "content": one.content or ""}, Message) for one in sent
-        ),
+        messages=tuple(msgspec.convert({"role": one.role, "content": one.text}, Message) for one in sent),
         max_tokens=asked.max_completion_tokens or asked.max_tokens,
         stop=stop,
         schema=wanted.get("json_schema", {}).get("schema"),
