@@ -190,6 +190,7 @@ def kills(request: pytest.FixtureRequest) -> int:
     return KILLS[request.config.getoption("--hypothesis-profile") or "default"]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file run in one process, and those on Ray all in one, for they share a cluster."""
     for item in items:
