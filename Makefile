@@ -39,7 +39,7 @@ demo: models ## answer questions about Python's standard library on this machine
 	@$(SAGE) demo $(ARGS)
 
 test: $(ALL) models ## run the tests; ARGS="tests/graph -k plan" narrows
-	$(TEST) -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(TEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: PROFILE = check
 check: TIMEOUT = 600

@@ -190,14 +190,6 @@ def kills(request: pytest.FixtureRequest) -> int:
     return KILLS[request.config.getoption("--hypothesis-profile") or "default"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, and those on Ray all in one, for they share a cluster."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") is not None else item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 # ---- a real vLLM
 
 VLLM_START_S = 300.0
