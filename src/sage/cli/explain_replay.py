@@ -54,7 +54,9 @@ def _shown(found: Replay) -> str:
     own = found.rows[0]
     recorded = table(HEADER, [_cells(found.recorded)])
     replayed = table(HEADER, [_cells(row.figures, " (its own)" if row.is_own else "") for row in found.rows])
-    errors = ", ".join(f"{NAMES[name]} {100 * off:+.1f} %" for name, off in found.error.items())
+    errors = ", ".join(
+        f"{NAMES[name]} {round(100 * off, 1) + 0.0:+.1f} %" for name, off in found.error.items()
+    )
     assumed = "\n".join(f"  - {text}" for text in found.assumptions)
     return (
         f"run {found.run_id}, as it was ({found.recorded_kind})\n{recorded}\n\n"

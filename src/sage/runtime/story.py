@@ -159,7 +159,8 @@ class _Teller:
             moments.append(Moment(start, f"kept back {self.shown(why.held_s)} for company in a batch"))
             causes["batch"] += why.held_s
             start = min(sent, start + why.held_s)
-        moments += self._stretches(mine, pool, start, sent, causes)
+        if has_waited(call):
+            moments += self._stretches(mine, pool, start, sent, causes)
         moments += [Moment(sent, _sent(task)), Moment(task.t, self._ended(task))]
         if call.pause[1] - call.pause[0] > LEAST_S:
             pause = f"paused {self.shown(call.pause[1] - call.pause[0])} before attempt {task.attempt}"
@@ -168,7 +169,7 @@ class _Teller:
             step=task.step,
             attempt=task.attempt,
             moments=tuple(moments),
-            waited_s=sent - call.queue[0],
+            waited_s=sent - call.queue[0] if has_waited(call) else 0.0,
             causes=tuple(
                 Cause(cause=cause, seconds=seconds, tasks=1)
                 for cause, seconds in sorted(causes.items(), key=lambda item: -item[1])
