@@ -20,7 +20,7 @@ from sage.bench.replay_log import read_recorded
 from sage.cli import app, exit_code
 from sage.engines.base import EmbedReply, EmbedRequest, GenerateRequest, Reply
 from sage.errors import EngineError, SageError
-from sage.ops import embed, generate, template
+from sage.ops import embed, generate, step, template
 from sage.ops.flow import each, loop
 from sage.runtime.runs import StoredRun, list_runs
 from sage.runtime.virtual import run_virtual
@@ -310,3 +310,20 @@ def test_pipelines_that_ran_together_are_replayed_together(tmp_home: Settings) -
     assert found.rows[0].figures.tasks == found.recorded.tasks
     assert abs(found.error["mean_s"]) < 0.03
     assert [one.name for one in found.rows[0].figures.classes] == ["chat/default", "notes/default"]
+
+
+def doubled(q: str) -> str:
+    return q + q
+
+
+def test_functions_in_worker_slots_are_calls_like_others(tmp_home: Settings) -> None:
+    pipeline = Pipeline("cpu", twice=step(doubled, pool="cpu"), answer=generate("{twice}", max_tokens=2))
+    rows = [{"q": f"q{n}"} for n in range(6)]
+
+    async def main() -> None:
+        async with Session(engines={"llm": FakeEngine()}, settings=tmp_home) as session:
+            await session.run(pipeline, rows)
+
+    asyncio.run(main())
+    found = replay(list_runs(tmp_home)[0], ["slack"])
+    assert found.rows[1].figures.tasks == found.recorded.tasks == 12

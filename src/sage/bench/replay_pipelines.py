@@ -28,6 +28,7 @@ from sage.engines.base import (
 )
 from sage.errors import EngineError
 from sage.events import PipelineSeen
+from sage.graph.shape import is_cpu
 from sage.graph.step import Step
 from sage.ops import embed, generate, step
 from sage.ops.flow import each, loop, route
@@ -37,13 +38,12 @@ from sage.runtime.trail import pattern
 __all__ = ["ProfiledEngine", "ReplayEngine", "Replayed", "pipelines_of"]
 
 CHARS_PER_TOKEN = 4
-CPU = "cpu"
 DEFAULT_ATTEMPTS = 3
 
 
 def pool_of(pool: str) -> str:
-    """What a pool is called in a replay: that of worker threads is special, and becomes one of engines."""
-    return "cpu, replayed" if pool == CPU else pool
+    """What a pool is called in a replay: those of functions are special, and become pools of engines."""
+    return f"replayed {pool}" if is_cpu(pool) else pool
 
 
 @dataclass(frozen=True, slots=True)
