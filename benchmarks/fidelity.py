@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -71,7 +71,7 @@ def spec_of(jobs: int, rate: float, policy: str, profile: Path) -> Spec:
     return msgspec.convert(said, Spec)
 
 
-def took(folder: Path, times: dict[str, Sequence[float]]) -> tuple[list[float], list[float]]:
+def took(folder: Path, times: Mapping[str, Sequence[float]]) -> tuple[list[float], list[float]]:
     """Of every job that was done, from its scheduled arrival to its end; and how late each was handed over.
 
     Jobs of one pipeline are handed over in the order of their schedule; the first of all marks its beginning.

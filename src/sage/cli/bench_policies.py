@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,7 +75,7 @@ def policies(
         say(f"{len(report.rows)} rows, marked simulated -> {out}")
 
 
-def _command(preset: str, mix: Path | None, chosen: dict[str, object]) -> str:
+def _command(preset: str, mix: Path | None, chosen: Mapping[str, object]) -> str:
     """The line that makes it again."""
     names = {"policies": "policy", "shares": "load", "duration_s": "duration", "warmup_s": "warmup"}
     said = [f"--preset {preset}", *([] if mix is None else [f"--mix {mix.name}"])]
