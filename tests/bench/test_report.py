@@ -308,6 +308,7 @@ def test_values_are_shown_in_their_unit(form: str, number: float, text: str) -> 
 def test_a_value_with_an_interval_shows_both(files: Files) -> None:
     one, other = (files.sure("root/one.json", f"a/b/{place}") for place in range(2))
     assert Shown(other, "times", one).text == "2.50 \N{PLUS-MINUS SIGN} 1.00"
+    assert Shown(other, "seconds", one).text == "2.50 \N{PLUS-MINUS SIGN} 1.00 s"
 
 
 def test_special_letters_are_escaped_for_latex() -> None:

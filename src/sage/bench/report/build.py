@@ -19,7 +19,7 @@ from sage.bench.report.frame import document_of
 from sage.bench.report.latex import escaped, files_of
 from sage.bench.report.page import page_of
 from sage.bench.report.sections import SECTIONS
-from sage.bench.report.values import FORMS, Files, Origin, Read, Shown, evaluated
+from sage.bench.report.values import Files, Origin, Read, Shown, evaluated, written
 from sage.bench.results import read_experiment, write_json
 from sage.clock import wall_time
 from sage.errors import InputError
@@ -230,9 +230,8 @@ def _kept(out: Path) -> Values:
 def _values_faults(kept: Values, files: Files) -> Iterator[str]:
     for name, value in kept.values.items():
         try:
-            text = FORMS[value.form](evaluated(value.origin, files))
-            if value.half is not None:
-                text += f" \N{PLUS-MINUS SIGN} {FORMS[value.form](evaluated(value.half, files))}"
+            half = None if value.half is None else evaluated(value.half, files)
+            text = written(value.form, evaluated(value.origin, files), half)
         except (InputError, KeyError, ValueError, TypeError) as error:
             yield f"{name}: cannot be reckoned again: {error}"
             continue

@@ -18,7 +18,19 @@ from sage.bench.stats import balance_of, spread_of
 from sage.errors import InputError, InternalError, nearest
 from sage.runtime.packed import sha256_of
 
-__all__ = ["FORMS", "OPERATIONS", "Files", "Made", "Read", "Shown", "Value", "computed", "evaluated", "shown"]
+__all__ = [
+    "FORMS",
+    "OPERATIONS",
+    "Files",
+    "Made",
+    "Read",
+    "Shown",
+    "Value",
+    "computed",
+    "evaluated",
+    "shown",
+    "written",
+]
 
 _KEY = object()  # whoever has it may make a Value
 
@@ -249,6 +261,25 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
 }
 
 
+#: What a form multiplied a number by, by the unit it wrote.
+_SCALES: Mapping[str, float] = {"ms": 1e3, "\N{MICRO SIGN}s": 1e6, "%": 100.0}
+
+
+def written(form: str, content: float | str, half: float | str | None = None) -> str:
+    """A value as it is read; half of its interval in the same unit and with as many decimals.
+
+    >>> written("seconds", 0.02, 0.0012), written("number", 1234.5, 3.2), written("percent", 0.5)
+    ('20.0 ± 1.2 ms', '1,234 ± 3', '50.0 %')
+    """
+    own = FORMS[form](content)
+    if half is None or isinstance(half, str):
+        return own
+    number, space, unit = own.partition(" ")
+    places = len(number.partition(".")[2])
+    spread = f"{_SCALES.get(unit, 1.0) * half:,.{places}f}"
+    return f"{number} \N{PLUS-MINUS SIGN} {spread}{space}{unit}"
+
+
 class Shown(msgspec.Struct, frozen=True):
     """A value as it stands in a text, with half of its interval behind it if it has one."""
 
@@ -259,10 +290,7 @@ class Shown(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """What is read."""
-        own = FORMS[self.form](self.value.content)
-        return (
-            own if self.half is None else f"{own} \N{PLUS-MINUS SIGN} {FORMS[self.form](self.half.content)}"
-        )
+        return written(self.form, self.value.content, None if self.half is None else self.half.content)
 
 
 def shown(value: Value | None, form: str, half: Value | None = None) -> Shown | str:
