@@ -101,7 +101,7 @@ def main() -> None:
             runs[name] = asyncio.run(record(name.removesuffix(" again"), arguments.jobs, home))
         measured = {name: shown(figures_of(run.events(), policy=name, load=1.0, seed=0, schedules={})[1])
                     for name, run in runs.items()}  # fmt: skip
-        pairs = []
+        pairs: list[dict[str, Any]] = []
         for logged in POLICIES:
             say(f"replaying the log of {logged}")
             source = source_of(runs[logged])

@@ -50,7 +50,9 @@ def test_a_message_may_come_in_parts() -> None:
     parts = [{"type": "text", "text": "one two "}, {"type": "text", "text": "three"}]
 
     async def use(post: Post, server: EmulatedServer) -> None:
-        status, body = await post("chat/completions", {**ASK, "messages": [{"role": "user", "content": parts}]})
+        status, body = await post(
+            "chat/completions", {**ASK, "messages": [{"role": "user", "content": parts}]}
+        )
         assert (status, body["object"]) == (200, "chat.completion")
         assert body["choices"][0]["message"]["content"] == "You said: one two three"
 
