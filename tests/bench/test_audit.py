@@ -19,6 +19,8 @@ from sage.bench.prompts import Prompts
 from sage.bench.records import Request
 from sage.bench.results import Cell, compact, open_experiment, read_experiment, write_json, write_lines
 from sage.bench.serve_spec import Serve
+from sage.bench.simulation import simulate
+from sage.bench.simulation_spec import read_spec
 from sage.events import Event, JobEnded, TaskEnded, encode_events
 from sage.runtime.manifest import Manifest, read_manifest
 from sage.runtime.packed import sha256_of
@@ -373,3 +375,13 @@ def test_an_experiment_without_cells_is_vacuous(tmp_path: Path) -> None:
 def test_a_summary_is_read_back_as_it_was(planted: Planted) -> None:
     stored = read_experiment(planted.out).cells[0].summary(LoadSummary)
     assert stored.requests["done"] == 80
+
+
+def test_what_sage_simulate_keeps_is_audited_by_the_same_checks(tmp_path: Path) -> None:
+    (tmp_path / "ask.yaml").write_text('pipeline: ask\nsteps: {answer: {generate: "{question}"}}\n')
+    (tmp_path / "spec.yaml").write_text(
+        "simulate: tiny\nengines: {llm: {profile: constant}}\ntraffic:\n  ask:\n    pipeline: ask.yaml\n"
+        "    arrivals: {process: poisson, rate: 5, jobs: 30}\n    record: {question: {tokens: 20}}\n"
+    )
+    simulate(read_spec(tmp_path / "spec.yaml"), tmp_path / "out")
+    assert audit(tmp_path / "out").is_sound

@@ -292,7 +292,8 @@ def _clients(evidence: Evidence, clients: int) -> Iterator[str]:
 def _idle(evidence: Evidence) -> Iterator[str]:
     """Balance is over all configured endpoints, idle ones too."""
     for pool, endpoints in evidence.manifest.engines.items():
-        told = (evidence.summary.get("balance") or evidence.summary.get("pools") or {}).get(pool)
+        by_pool = evidence.summary.get("balance") or evidence.summary.get("pools")
+        told = by_pool.get(pool) if isinstance(by_pool, Mapping) else None
         if not isinstance(told, Mapping):
             continue
         nodes = told["n"] if "n" in told else len(told.get("tasks", endpoints))
