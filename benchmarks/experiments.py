@@ -47,6 +47,9 @@ RUNS: dict[str, dict[str, list[str]]] = {
     },
 }
 
+#: Folders of results that go into the report, where they are there.
+REPORTED = ("experiments", "policies", "agents", "serve", "overhead", "peers")
+
 #: Picture in docs/pictures -> figure of the report.
 PICTURES = {
     "bench-concurrency": "concurrency-concurrency-simulated-compute",
@@ -71,7 +74,7 @@ def main() -> None:
     for kind in said.only or RUNS:
         for folder, arguments in RUNS[kind].items():
             record(RESULTS / "experiments" / folder, arguments)
-    given = [str(RESULTS / name) for name in ("experiments", "overhead", "peers")]
+    given = [str(RESULTS / name) for name in REPORTED if (RESULTS / name).is_dir()]
     sage("bench", "report", *given, "--out", str(said.report))
     sage("bench", "report", "--check", str(said.report))
     for picture, figure in PICTURES.items():

@@ -12,6 +12,7 @@ from sage.bench.report.values import Shown, Value, computed
 __all__ = ["axis_cell", "bounds", "difference", "lined", "points_table", "tail_of", "times"]
 
 MARGIN = 0.02  # of a figure without an interval: less than this is called no difference
+SAME = 1e-9  # less than this is the rounding of floats
 
 
 def lined(points: Sequence[Point], pointer: str) -> Lined:
@@ -49,6 +50,8 @@ def difference(ours: Point, theirs: Point, pointer: str, what: str) -> Text | No
         return None
     size = computed("size", [more])
     assert size is not None
+    if size.number < SAME:
+        return prose(f"{what} of SAGE is exactly that of the plain loop")
     direction = "above" if more.number > 0 else "below"
     own, its = bounds(ours, pointer), bounds(theirs, pointer)
     if own is not None and its is not None:
