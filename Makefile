@@ -76,6 +76,10 @@ test-vllm: $(ALL) models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DI
 bench-all: $(ALL) models ## record the paper's experiments and make their report; an hour, results/experiments, build/report
 	$(PY) benchmarks/experiments.py $(ARGS)
 
+bench-agents: $(ALL) models ## how agents behave, on the sets in AGENTS=DIR, and with LLM=ADDRESS by a model too; hours, results/agents
+	@test -n "$(AGENTS)" || { echo >&2 "say where the sets are: make bench-agents AGENTS=DIR"; exit 2; }
+	$(PY) benchmarks/agents.py "$(AGENTS)" $(if $(LLM),--llm "$(LLM)") $(ARGS)
+
 bench-overhead: $(ALL) ## what SAGE itself costs, beside asyncio written by hand; 4 minutes, results/overhead/DATE
 	$(PY) benchmarks/overhead.py --out results/overhead/$$(date -u +%F)/overhead.json $(ARGS)
 

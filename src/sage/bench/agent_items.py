@@ -73,7 +73,9 @@ class AgentFigures(msgspec.Struct, frozen=True, kw_only=True):
     invented: Share  # tasks for which at least one tool was invented
     shares: Mapping[str, Share] = {}
     means: Mapping[str, Mean] = {}
-    actions: tuple[str, ...] = ()  # those that are right for some task
+    actions: tuple[str, ...] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # of decisions, those that are right for some task
     confusion: Mapping[str, Mapping[str, int]] = {}  # right action -> said action -> tasks
     curve: tuple[tuple[float, float, float], ...] = ()  # threshold, accuracy with a right tool, and without
     groups: Mapping[str, Share] = {}  # group -> the headline share of its tasks

@@ -197,7 +197,7 @@ def _run(kind: Kind, asked: _Asked) -> None:
         limit=asked.limit,
         fit=asked.fit,
         max_inflight=asked.max_inflight,
-        command=shlex.join(["sage", *sys.argv[1:]]),
+        command=_command(sys.argv[1:]),
     )
     with tempfile.TemporaryDirectory() as scratch, _stages() as progress:
         out = asked.out if asked.out is not None else Path(scratch) / "results"
@@ -211,6 +211,11 @@ def _run(kind: Kind, asked: _Asked) -> None:
         say(f"-> {asked.out}")
     if any(cell.failed for cell in report.cells):
         raise typer.Exit(1)
+
+
+def _command(words: list[str]) -> str:
+    """The command that was typed, with folders by their names: where they are is this machine's business."""
+    return shlex.join(["sage", *(Path(word).name if Path(word).is_absolute() else word for word in words)])
 
 
 def _data(said: str, settings: Settings) -> AgentSet:

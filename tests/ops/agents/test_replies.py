@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.engines.base import Reply, ToolCall, Usage
+from sage import Pipeline
+from sage.engines.base import GenerateRequest, Reply, ToolCall, Usage
+from sage.ops import generate
 from sage.ops.agents.replies import read_decision, read_json
 from sage.ops.agents.tools import Call
+from sage.testing import FakeEngine
 
 JSON = st.dictionaries(
     st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none(), min_size=1, max_size=4
@@ -67,3 +70,14 @@ def test_native_calls_come_first() -> None:
 def test_a_number_is_an_answer_and_a_truth_value_is_none() -> None:
     assert read_decision(said('{"calls": [], "answer": 42}')).answer == "42"
     assert read_decision(said('{"calls": [], "answer": true}')).fault is not None
+
+
+def test_a_schema_guides_a_reply_that_is_given_whole() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    engine = FakeEngine(answer=lambda request: "no JSON at all")
+    pipeline = Pipeline("p", reply=generate("{q}", schema=schema, full=True))
+    result = pipeline.run([{"q": "x"}], engines={"llm": engine})
+    assert result.records[0]["reply"].text == "no JSON at all"
+    asked = engine.requests[0]
+    assert isinstance(asked, GenerateRequest)
+    assert asked.schema == schema
