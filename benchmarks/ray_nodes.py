@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,14 +148,14 @@ class Round:
 
 
 def cpu_of_workers() -> float:
-    """CPU seconds of every process of Ray's below this one, by /proc; 0 where there is none."""
+    """CPU seconds of every process below this one, and of those they outlived, by /proc; 0 where there is none."""
     mine, total = str(os.getpid()), 0.0
     parents: dict[str, str] = {}
     spent: dict[str, float] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            parents[entry.name], spent[entry.name] = fields[1], (int(fields[11]) + int(fields[12])) / TICK
+            parents[entry.name], spent[entry.name] = fields[1], sum(map(int, fields[11:15])) / TICK
     for process, seconds in spent.items():
         above = process
         while above in parents and above != mine:
@@ -237,24 +238,30 @@ def actors(case: Case, ray: Any, into: list[Round]) -> None:
 
 
 def data(case: Case, _ray: Any, into: list[Round]) -> None:
-    """Ray Data, whose batches are its own; as many at once as there are places."""
+    """Ray Data: batches through functions. Those that sleep do so in threads, as many as a worker has places."""
     rd: Any = importlib.import_module("ray.data")
     context = rd.DataContext.get_current()
     context.enable_progress_bars = False
     inputs = case.inputs(case.records)
+    sleeps = case.ideal_s(inputs) is not None
+
+    def mapped(function: Callable[[Any], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        def batchwise(batch: dict[str, Any]) -> dict[str, Any]:
+            if not sleeps:
+                return {"x": [function(x) for x in batch["x"]]}
+            with ThreadPoolExecutor(case.slots) as threads:
+                return {"x": list(threads.map(function, batch["x"]))}
+
+        return batchwise
 
     def run(inputs: list[Any]) -> int:
-        blocks = min(INFLIGHT, len(inputs)) if case.ideal_s(inputs) else None  # None: as Ray Data chooses
+        blocks = max(1, len(inputs) // case.slots) if sleeps else None  # None: as Ray Data chooses
         rows = rd.from_items([{"x": x} for x in inputs], override_num_blocks=blocks)
         for function in case.functions:
-            rows = rows.map_batches(
-                lambda batch, function=function: {"x": [function(x) for x in batch["x"]]},
-                batch_size=None if case.ideal_s(inputs) is None else 1,
-                num_cpus=1 / case.slots if case.slots > 1 else 1,
-            )
+            rows = rows.map_batches(mapped(function), batch_size=case.slots if sleeps else None)
         return sum(1 for _ in rows.iter_rows())
 
-    run(inputs[:64])
+    run(inputs[:INFLIGHT])
     with measured(case, "Ray Data", inputs, into):
         assert run(inputs) == len(inputs)
 
