@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,24 @@ import typer
 
 from sage.cli.cluster import Address, Nodes, RuntimeName, Slots, Workers, cluster_from
 from sage.cli.output import Bar, print_json, say
-from sage.cli.run_many import Many, One, for_each
+from sage.cli.run_many import Many, for_each
+from sage.cli.run_options import (
+    given_of,
+    job_options,
+    only_one,
+    pairs,
+    parts_of,
+    paths_of,
+    policy_of,
+    refuse_for_streams,
+    refuse_same_file,
+    refuse_unused,
+    stagger_of,
+    tenants_of,
+)
 from sage.cli.run_results import MAX_SAID, failed_as_json, metrics_of, plain, ticking
-from sage.cli.source import Given, from_file, one_record
-from sage.errors import EngineError, InputError, nearest
+from sage.cli.source import Given
+from sage.errors import EngineError, InputError
 
 if TYPE_CHECKING:
     from sage import Pipeline, Record
@@ -138,22 +151,22 @@ def run(
     sources, outputs = source or [], output or []
     if as_json and "-" in outputs:
         raise InputError("--json and --output - both write to standard output; name a file, or leave one out")
-    _refuse_same_file([*_each("--input", sources), *_each("--output", outputs), ("--errors", errors)])
+    refuse_same_file([*paths_of("--input", sources), *paths_of("--output", outputs), ("--errors", errors)])
     import_files(imports or [])
     flows = [load_flow(target) for target in targets]
     pipelines = [flow for flow in flows if isinstance(flow, Pipeline)]
-    engines = _pairs("--engine", "POOL=ADDRESS", engine or [])
+    engines = pairs("--engine", "POOL=ADDRESS", engine or [])
     if len(pipelines) == len(flows):
-        _refuse_unused(pipelines, engines)
+        refuse_unused(pipelines, engines)
     settings = Settings.load()
     session = {
         "engines": {pool: tuple(addresses) for pool, addresses in engines.items()},
-        "indexes": {name: said[-1] for name, said in _pairs("--index", "NAME=FOLDER", index or []).items()},
-        "policy": _policy(policy, share, settings),
+        "indexes": {name: said[-1] for name, said in pairs("--index", "NAME=FOLDER", index or []).items()},
+        "policy": policy_of(policy, share, settings),
         "max_inflight": max_inflight,
         "record": settings.record and not no_record,
         "settings": settings,
-        "tenants": _tenants(tenants),
+        "tenants": tenants_of(tenants),
         "runtime": cluster_from(runtime, address, nodes, workers, slots),
     }
     each = [
@@ -161,7 +174,7 @@ def run(
         for option, said in (("--tenant", tenant), ("--priority", priority), ("--deadline-s", deadline_s))
     ]
     options = [
-        _job_options(whose, class_, due, timeout_s, budget_tokens, expire=expire)
+        job_options(whose, class_, due, timeout_s, budget_tokens, expire=expire)
         for whose, class_, due in zip(*each, strict=True)
     ]
     stream = next((flow for flow in flows if not isinstance(flow, Pipeline)), None)
@@ -171,25 +184,25 @@ def run(
         if len(flows) > 1:
             raise InputError("a stream runs alone; merge several into one, which share its session")
         for_pipelines = {"--input": sources, "--set": fields, "--ordered": ordered, "--stagger-s": stagger_s}
-        _refuse_for_streams({**for_pipelines, "--skip-bad-input": skip_bad_input})
-        to = _only("--output", outputs)
+        refuse_for_streams({**for_pipelines, "--skip-bad-input": skip_bad_input})
+        to = only_one("--output", outputs)
         raise typer.Exit(run_stream(stream, session, options[0], to, errors, settings, as_json=as_json))
     if len(pipelines) > 1:
         if ordered or fields:
             raise InputError(
                 f"--{'ordered' if ordered else 'set'} is for one pipeline; there are {len(pipelines)}"
             )
-        parts = _parts(pipelines, sources, outputs, options, skip_bad=skip_bad_input)
-        many = Many(parts, session, _stagger(stagger_s), errors, as_json)
+        parts = parts_of(pipelines, sources, outputs, options, skip_bad=skip_bad_input)
+        many = Many(parts, session, stagger_of(stagger_s), errors, as_json)
         interrupted = _carried_out(many)
         many.report(interrupted=interrupted)
         raise typer.Exit(130 if interrupted else many.exit_code)
     if stagger_s is not None:
         raise InputError("--stagger-s is between the starts of several pipelines; there is one")
-    given, to = _only("--input", sources), _only("--output", outputs)
+    given, to = only_one("--input", sources), only_one("--output", outputs)
     job = Job(
         pipeline=pipelines[0],
-        given=_given(pipelines[0], given, fields or [], skip_bad=skip_bad_input),
+        given=given_of(pipelines[0], given, fields or [], skip_bad=skip_bad_input),
         session=session,
         options=options[0],
         ordered=ordered,
@@ -311,141 +324,3 @@ class Job:
         shown = f"; sage runs show {self.run_id}" if recorded and self.run_id else ""
         if interrupted or where or self.num_failures or as_json:
             say(f"{'interrupted: ' if interrupted else ''}{counts}{where}{shown}")
-
-
-def _given(pipeline: Pipeline, source: str | None, fields: list[str], *, skip_bad: bool) -> Given:
-    if source is not None and fields:
-        raise InputError("--input and --set exclude each other; a single record is given by --set alone")
-    if source is not None:
-        return from_file(pipeline.plan, source, skip_bad=skip_bad)
-    if not fields and pipeline.inputs:
-        wanted = " ".join(f"--set {name}=…" for name in pipeline.plan.inputs)
-        raise InputError(f"there are no records to run; give --input FILE, or one record: {wanted}")
-    return one_record(pipeline.plan, fields)
-
-
-def _pairs(option: str, form: str, said: list[str]) -> dict[str, list[str]]:
-    """``NAME=VALUE`` options by name."""
-    found: dict[str, list[str]] = {}
-    for text in said:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise InputError(f"{option} {text!r}: expected {form}")
-        found.setdefault(name, []).append(value)
-    return found
-
-
-def _refuse_for_streams(said: Mapping[str, Any]) -> None:
-    for option, value in said.items():
-        if value:
-            raise InputError(f"{option} is for pipelines; a stream says itself where its records come from")
-
-
-def _refuse_unused(pipelines: Sequence[Pipeline], engines: Mapping[str, Any]) -> None:
-    """An engine for a pool that no step names is a slip of the pen."""
-    used = [pool for pipeline in pipelines for pool in pipeline.plan.pools()]
-    names = " or ".join(repr(pipeline.name) for pipeline in pipelines)
-    for pool in engines:
-        if pool not in used:
-            raise InputError(
-                f"--engine {pool}=…: no step of {names} uses pool {pool!r}: {nearest(pool, used)}"
-            )
-
-
-def _only(option: str, said: Sequence[str]) -> str | None:
-    if len(said) > 1:
-        raise InputError(f"{option} is given {len(said)} times for one pipeline; give it once")
-    return said[0] if said else None
-
-
-def _each(option: str, said: Sequence[str]) -> list[tuple[str, str | None]]:
-    return [(option, path) for path in said]
-
-
-def _parts(
-    pipelines: Sequence[Pipeline],
-    sources: Sequence[str],
-    outputs: Sequence[str],
-    options: Sequence[ManyArguments],
-    *,
-    skip_bad: bool,
-) -> list[One]:
-    """Every pipeline with its input and output."""
-    if len(sources) not in {1, len(pipelines)}:
-        raise InputError(
-            f"{len(pipelines)} pipelines have {len(sources)} inputs; give --input once for each, in their order, "
-            "or one for all"
-        )
-    if outputs and len(outputs) != len(pipelines):
-        raise InputError(
-            f"{len(pipelines)} pipelines have {len(outputs)} outputs; give --output once for each, in their order, "
-            "or none: then each line on standard output names its pipeline"
-        )
-    if "-" in outputs:
-        raise InputError("--output - cannot tell several pipelines apart; leave it out, or name files")
-    given = for_each("--input", sources, len(pipelines))
-    none: list[str | None] = [None] * len(pipelines)
-    return [
-        One(pipeline, from_file(pipeline.plan, str(path), skip_bad=skip_bad), dict(said), to)
-        for pipeline, path, said, to in zip(pipelines, given, options, outputs or none, strict=True)
-    ]
-
-
-def _policy(policy: str | None, share: str | None, settings: Settings) -> str | None:
-    return policy if share is None else f"{policy or settings.policy},share={share}"
-
-
-def _tenants(path: Path | None) -> Mapping[str, Any]:
-    from sage.runtime.tenants_file import read_tenants
-
-    return {} if path is None else read_tenants(path)
-
-
-def _stagger(said: str | None) -> Any:
-    from sage.runtime.together import checked_stagger
-
-    return checked_stagger(_number(said, float))
-
-
-def _refuse_same_file(paths: Sequence[tuple[str, str | None]]) -> None:
-    seen: dict[Path, str] = {}
-    for option, path in paths:
-        if path is None or path == "-":
-            continue
-        place = Path(path).resolve()
-        other = seen.get(place)
-        seen[place] = option
-        if other is not None and (other, option) != ("--input", "--input"):
-            raise InputError(f"{other} and {option} are the same file, {path}; it would be overwritten")
-
-
-def _job_options(
-    tenant: str | None,
-    priority: str | None,
-    deadline_s: str | None,
-    timeout_s: float | None,
-    budget_tokens: int | None,
-    *,
-    expire: bool,
-) -> ManyArguments:
-    if timeout_s is not None and timeout_s <= 0:
-        raise InputError(f"--timeout-s is {timeout_s:g}, expected seconds above 0")
-    said: dict[str, Any] = {
-        "tenant": tenant,
-        "priority": _number(priority, int),
-        "deadline_s": _number(deadline_s, float),
-        "timeout_s": timeout_s,
-        "budget_tokens": budget_tokens,
-        "expire": expire or None,
-    }
-    options: Any = {name: value for name, value in said.items() if value is not None}
-    checked: ManyArguments = options
-    return checked
-
-
-def _number(text: str | None, kind: type[int | float]) -> int | float | str | None:
-    """A number where the text is one; names and references stay text."""
-    try:
-        return None if text is None else kind(text)
-    except ValueError:
-        return text
