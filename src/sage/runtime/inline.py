@@ -28,50 +28,12 @@ class Inline:
         self._clock = clock
 
     def carry(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
-        """Run one record through a program in which nothing awaits."""
-        if run.log is not None or run.watches_steps:
-            return self._carry_timed(run, program, index, record)
-        try:
-            values = dict(record)
-            if values.keys() != program.inputs:
-                program.check_record(values)
-        except (TypeError, ValueError, InputError) as error:
-            return self._ledger.refused(run, program, index, record, bad_record(record, error))
-        name = None
-        try:
-            for name, call, _ in program.calls:
-                values[name] = call(values)
-        except Exception as raised:  # noqa: BLE001 - a job's edge: whatever its steps raise is its failure
-            return self._failed(run, index, values, raised, name)
-        self._ledger.count(run, "done")
-        return values if program.plan.outputs is None else narrowed(program, values)
+        """Run one record through a program in which nothing awaits, with a stamp after every step.
 
-    async def acarry(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
-        """The same for a chain with async functions in it, of which nothing is recorded."""
-        try:
-            values = checked(program, record)
-        except InputError as error:
-            return self._ledger.refused(run, program, index, record, error)
-        name = None
-        try:
-            for name, call, awaits in program.calls:
-                values[name] = await call(values) if awaits else call(values)
-        except Exception as raised:  # noqa: BLE001 - a job's edge: whatever its steps raise is its failure
-            return self._failed(run, index, values, raised, name)
-        except BaseException:
-            self._ledger.count(run, "cancelled")
-            raise
-        self._ledger.count(run, "done")
-        return values if program.plan.outputs is None else narrowed(program, values)
-
-    def _failed(
-        self, run: Run, index: int, values: Record, raised: Exception, step: str | None
-    ) -> JobFailure:
-        self._ledger.count(run, "failed")
-        return JobFailure(index, values, "failed", as_step_error(raised, step), step)
-
-    def _carry_timed(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
-        """The same with a stamp after every step. A Job is made only where there is more to say of it."""
+        A Job is made only where there is more to say of it.
+        """
+        if run.log is None and not run.watches_steps:
+            return self._carry_bare(run, program, index, record)
         try:
             values = dict(record)
         except (TypeError, ValueError) as error:
@@ -117,6 +79,47 @@ class Inline:
                 )
             )
         return values if program.plan.outputs is None else narrowed(program, values)
+
+    def _carry_bare(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
+        """The same where nobody asks when."""
+        try:
+            values = dict(record)
+            if values.keys() != program.inputs:
+                program.check_record(values)
+        except (TypeError, ValueError, InputError) as error:
+            return self._ledger.refused(run, program, index, record, bad_record(record, error))
+        name = None
+        try:
+            for name, call, _ in program.calls:
+                values[name] = call(values)
+        except Exception as raised:  # noqa: BLE001 - a job's edge: whatever its steps raise is its failure
+            return self._failed(run, index, values, raised, name)
+        self._ledger.count(run, "done")
+        return values if program.plan.outputs is None else narrowed(program, values)
+
+    async def acarry(self, run: Run, program: Program, index: int, record: Any) -> Record | JobFailure:
+        """The same for a chain with async functions in it, of which nothing is recorded."""
+        try:
+            values = checked(program, record)
+        except InputError as error:
+            return self._ledger.refused(run, program, index, record, error)
+        name = None
+        try:
+            for name, call, awaits in program.calls:
+                values[name] = await call(values) if awaits else call(values)
+        except Exception as raised:  # noqa: BLE001 - a job's edge: whatever its steps raise is its failure
+            return self._failed(run, index, values, raised, name)
+        except BaseException:
+            self._ledger.count(run, "cancelled")
+            raise
+        self._ledger.count(run, "done")
+        return values if program.plan.outputs is None else narrowed(program, values)
+
+    def _failed(
+        self, run: Run, index: int, values: Record, raised: Exception, step: str | None
+    ) -> JobFailure:
+        self._ledger.count(run, "failed")
+        return JobFailure(index, values, "failed", as_step_error(raised, step), step)
 
     def _tell_slow(self, job: Job) -> None:
         """Say which of a job's steps held everything else up."""
