@@ -220,9 +220,9 @@ def mix(seed: int, load: float, slots: int, num: int = 1500) -> list[Order]:
 
 
 def goodput(played: Played) -> float:
-    """Work of jobs done in time, per second of arrivals, after a warm-up."""
+    """Work of jobs done in time, per second from the first arrival after a warm-up to the last of their ends."""
     jobs = [job for job in range(300, len(played.orders)) if played.in_time(job)]
-    span_s = played.orders[-1].at - played.orders[300].at
+    span_s = max(played.done[job] for job in jobs) - played.orders[300].at
     return sum(played.orders[job].work_s for job in jobs) / span_s
 
 
