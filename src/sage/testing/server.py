@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn, Self, TypeVar
 
 import msgspec
@@ -54,7 +54,7 @@ from sage.testing.emulated_wire import (
 )
 from sage.testing.emulation import count_tokens
 
-__all__ = ["MODEL", "Behaviour", "EmulatedServer", "Truth", "separate_server"]
+__all__ = ["MODEL", "Behaviour", "EmulatedServer", "Truth", "separate_server", "separate_servers"]
 
 MAX_CALLS_KEPT = 100_000
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
@@ -424,18 +424,51 @@ def separate_server(behaviour: Behaviour | None = None) -> Iterator[str]:
     Raises:
         SetupError: the process did not start.
     """
+    with separate_servers([behaviour or Behaviour()]) as (url,):
+        yield url
+
+
+@contextmanager
+def separate_servers(behaviours: Sequence[Behaviour]) -> Iterator[list[str]]:
+    """The URLs of several such servers, a process each, that start side by side.
+
+    Raises:
+        SetupError: a process did not start.
+    """
     command = [sys.executable, "-m", "sage.testing.server", "--until-stdin-ends"]
-    command += to_arguments(behaviour or Behaviour())
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - ourselves
-        assert process.stdout is not None
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(  # noqa: S603 - ourselves
+                    command + to_arguments(behaviour),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    process_group=0,  # ctrl-C at a terminal is for the one who started them
+                )
+            )
+            for behaviour in behaviours
+        ]
+        stack.callback(_let_end, processes)
+        yield [_url_of(process) for process in processes]
+
+
+def _url_of(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SetupError("the emulated server did not start; see what it wrote to stderr")
+    url: str = msgspec.json.decode(line)["url"]
+    return url
+
+
+def _let_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Tell all to end before any is waited for; one that is still starting has its say first."""
+    for process in processes:
         assert process.stdin is not None
-        line = process.stdout.readline()
-        try:
-            if not line:
-                raise SetupError("the emulated server did not start; see what it wrote to stderr")
-            yield msgspec.json.decode(line)["url"]
-        finally:
-            process.stdin.close()
+        process.stdin.close()
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.read()
 
 
 async def _serve(behaviour: Behaviour, port: int, *, until_stdin_ends: bool) -> None:
