@@ -66,7 +66,7 @@ class Made:
             policy=setting.policy, load=1.0, seed=seed, jobs={"done": 100}, in_time=Share(good=0, n=0),
             work_in_time=none, worst_class=none, classes=(), e2e_sched_s=Stat(n=100, p95=1.0),
             jobs_per_s=float(min(setting.limit or 16, 8)), out_tokens_per_s=none, rejected=0, schedules={},
-            simulated_s=1.0, tasks=100,
+            window_s=1.0, tasks=100,
         )  # fmt: skip
         return figures, requests
 

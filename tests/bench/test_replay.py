@@ -286,7 +286,7 @@ def test_with_a_profile_answers_are_as_long_as_they_were(tmp_home: Settings) -> 
     found = replay(run, [], profile="vllm-llama-3.1-8b")
     assert found.rows[0].figures.tasks == found.recorded.tasks
     told, was = (
-        (figures.out_tokens_per_s or 0) * figures.simulated_s
+        (figures.out_tokens_per_s or 0) * figures.window_s
         for figures in (found.rows[0].figures, found.recorded)
     )
     assert told == pytest.approx(was)

@@ -197,7 +197,7 @@ def test_records_follow_a_trace(tmp_path: Path) -> None:
     (cell,) = simulate(read_spec(tmp_path / "spec.json"), out).cells
     summary = summarize(read_events(out / (cell.folder or "") / "events.jsonl"))
     assert (summary.completion_tokens, summary.prompt_tokens) == (50, 802)
-    assert cell.simulated_s == pytest.approx(2.0)
+    assert cell.window_s == pytest.approx(2.0)
 
 
 def test_functions_run_and_choices_are_drawn() -> None:

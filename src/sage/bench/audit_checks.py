@@ -369,7 +369,8 @@ def _said(summary: Mapping[str, Any]) -> tuple[float | None, float | None, float
     """Throughput and mean latency, by the names that our suites give them, and the share of jobs with a latency."""
     rate = summary.get("requests_per_s", summary.get("jobs_per_s"))
     latency = summary.get("e2e_s") or {}
-    outcomes = summary.get("requests") or summary.get("jobs") or {}
+    said = summary.get("requests") or summary.get("jobs")
+    outcomes = said if isinstance(said, Mapping) else {}  # a suite may say how many there were, and no more
     return rate, latency.get("mean"), latency.get("n", 0) / (outcomes.get("done") or 1)
 
 

@@ -1,4 +1,4 @@
-"""What a simulated run came to: what policies are compared by, from its event log."""
+"""What a run of a spec came to, simulated or measured: what policies are compared by, from its event log."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a sweep. All figures are simulated.
+    """One run of a sweep, simulated or measured: the folder it stands in says which.
 
-    They are of the jobs that came after the warm-up, but for throughput, ``tasks`` and ``simulated_s``. ``work_in_time`` weighs each job by its tokens, in and out; a job that was not done counts as the mean of the
-    done ones of its class, and where there are none, of all.
+    Figures are of the jobs that came after the warm-up, but for throughput, ``tasks`` and ``window_s``.
+    ``work_in_time`` weighs each job by its tokens, in and out; a job that was not done counts as the mean of the done
+    ones of its class, and where there are none, of all.
     """
 
     policy: str
@@ -44,9 +45,10 @@ class CellFigures(msgspec.Struct, frozen=True, kw_only=True):
     out_tokens_per_s: float | None
     rejected: int
     schedules: Mapping[str, str]  # traffic -> hash of its schedule
-    simulated_s: float
+    window_s: float  # from the first job's arrival to the last end; of virtual time, if simulated
     tasks: int
     folder: str | None = None
+    lag_s: Stat | None = None  # how late jobs were handed over; None where they never are: in virtual time
 
 
 class _Tally:
@@ -76,12 +78,24 @@ def figures_of(
     seed: int,
     schedules: Mapping[str, str],
     warmup_s: float = 0.0,
+    due: Mapping[int, float] | None = None,
 ) -> tuple[Summary, CellFigures]:
-    """The usual summary of a log, and what policies are compared by: of the jobs that came after the warm-up."""
+    """The usual summary of a log, and what policies are compared by: of the jobs that came after the warm-up.
+
+    Args:
+        events: the log.
+        policy: carried along, as are ``load``, ``seed`` and ``schedules``.
+        load: see there.
+        seed: see there.
+        schedules: see there.
+        warmup_s: jobs that come this early are not counted.
+        due: job -> when it was to come, where that is not when it came. Times and deadlines then count from there.
+    """
     tally = _Tally()
     summary = summarize(tally.watched(events))
-    since = min((end.arrived for end in tally.ends), default=0.0) + warmup_s
-    counted = [end for end in tally.ends if end.arrived >= since]
+    ends = tally.ends if due is None else [_as_due(end, due[end.job]) for end in tally.ends]
+    since = min((end.arrived for end in ends), default=0.0) + warmup_s
+    counted = [end for end in ends if end.arrived >= since]
     by_class: defaultdict[str, list[JobEnded]] = defaultdict(list)
     for end in counted:
         by_class[f"{end.pipeline}/{end.tenant}"].append(end)
@@ -96,14 +110,21 @@ def figures_of(
         work_in_time=_work_in_time(by_class, tally.tokens),
         worst_class=min(shares, default=None),
         classes=classes,
-        e2e_sched_s=_took(counted),  # in virtual time, jobs arrive the moment they are scheduled
+        e2e_sched_s=_took(counted),
         jobs_per_s=summary.jobs_per_s,
         out_tokens_per_s=summary.out_tokens_per_s,
         rejected=sum(end.outcome == "rejected" for end in counted),
         schedules=schedules,
-        simulated_s=summary.window_s,
+        window_s=summary.window_s,
         tasks=tally.tasks,
+        lag_s=None if due is None else stat_of(end.arrived - due[end.job] for end in tally.ends),
     )
+
+
+def _as_due(end: JobEnded, due: float) -> JobEnded:
+    """The end of a job as if it had been handed over when it was due: its lateness is not its deadline's gain."""
+    deadline = None if end.deadline is None else end.deadline - (end.arrived - due)
+    return msgspec.structs.replace(end, arrived=due, deadline=deadline)
 
 
 def _is_in_time(end: JobEnded) -> bool:
@@ -145,7 +166,7 @@ def _work_in_time(by_class: Mapping[str, Sequence[JobEnded]], tokens: Mapping[in
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy at one load, over all seeds. All figures are simulated."""
+    """One policy at one load, over all seeds."""
 
     policy: str
     load: float
