@@ -89,6 +89,16 @@ PROFILES["constant"] = Profile(
     embed=EmbedTimes(call_s=0.01),
     capacity=Capacity(max_seqs=64),
 )
+PROFILES["unhurried"] = Profile(
+    name="unhurried",
+    source=(
+        "made up: eight sequences, and steps of at least 20 ms, so slow and so few that several such engines behind HTTP "
+        "keep to these times on a machine with two cores"
+    ),
+    step=StepTimes(a_s=0.02, b_s=2e-5, c_s=3e-4, d_s=1e-7),
+    embed=EmbedTimes(call_s=0.01, token_s=2e-5),
+    capacity=Capacity(max_seqs=8, max_step_tokens=2048, kv_tokens=100_000),
+)
 PROFILES["vllm-llama-3.1-8b"] = Profile(
     name="vllm-llama-3.1-8b",
     source=(
