@@ -1,15 +1,19 @@
-"""The policy suite: saturation is measured, loads are shares of it, every row has its intervals, goals are judged."""
+"""The policy suite: saturation comes first, loads are shares of it, every row has its intervals, goals are judged."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from sage.bench.audit import audit
+from sage.bench.report.build import make_report
 from sage.bench.results import read_experiment
 from sage.bench.simulation import simulate
+from sage.bench.simulation_figures import figures_of
 from sage.bench.simulation_spec import Spec
 from sage.bench.suites.policies import (
     PRESETS,
@@ -18,9 +22,9 @@ from sage.bench.suites.policies import (
     mix,
     read_preset,
     run_policies,
-    saturation_of,
 )
 from sage.bench.suites.policies_goals import goals_of
+from sage.bench.suites.policies_saturation import saturation_run
 from sage.errors import InputError
 from sage.scheduling.policy import parse_policy
 
@@ -103,13 +107,13 @@ def test_the_folder_is_an_experiment_and_a_second_run_runs_nothing(kept: tuple[R
 
 
 @pytest.mark.slow
-def test_saturation_is_what_a_loop_gets_done_that_never_waits_for_work() -> None:
-    found = saturation_of(small_mix(), SMALL)
-    (run,) = found.runs
+def test_saturation_is_what_a_loop_gets_done_that_never_waits_for_work(tmp_path: Path) -> None:
+    run = saturation_run(small_mix(), "simulated", 0, tmp_path)
     assert run.clients == 5
+    assert not list(tmp_path.iterdir())
     assert sum(run.work_shares.values()) == pytest.approx(1)
     spec = msgspec.structs.replace(
-        small_mix(), loads=(2 * found.jobs_per_s,), policies=("load_aware",), max_inflight=1000
+        small_mix(), loads=(2 * run.jobs_per_s,), policies=("load_aware",), max_inflight=1000
     )
     spec = msgspec.structs.replace(
         spec,
@@ -121,7 +125,80 @@ def test_saturation_is_what_a_loop_gets_done_that_never_waits_for_work() -> None
         },
     )
     (cell,) = simulate(spec).cells  # twice as much as that comes, and no more is done
-    assert cell.jobs_per_s == pytest.approx(found.jobs_per_s, rel=0.15)
+    assert cell.jobs_per_s == pytest.approx(run.jobs_per_s, rel=0.15)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    """One policy at one load with one seed, over HTTP."""
+    out = tmp_path_factory.mktemp("policies") / "http"
+    return run_policies(TINY, name="tiny", spec=over_http(small_mix()), out=out), out
+
+
+def over_http(spec: Spec) -> Spec:
+    """On an engine with steps of 20 ms and short answers: over in two seconds."""
+    engine = msgspec.structs.replace(spec.engines["llm"], profile="unhurried", output="uniform(1,4)")
+    return msgspec.structs.replace(spec, engines={"llm": engine})
+
+
+TINY = Preset(
+    policies=("slack",),
+    shares=(0.7,),
+    seeds=1,
+    duration_s=2.0,
+    warmup_s=0.5,
+    saturation_seeds=1,
+    kind="measured",
+)
+
+
+@pytest.mark.slow
+def test_measured_policies_have_the_rows_of_simulated_ones(measured: tuple[Report, Path]) -> None:
+    report, _ = measured
+    (row,) = report.rows
+    assert report.kind == "measured"
+    assert row.figures.load == pytest.approx(0.7 * report.saturation.jobs_per_s)
+    assert row.classes.keys() == {"chat/people", "digest/digests"}
+    assert (row.figures.p50_s.mean or 0) > 0.02
+    assert (row.decision_us.p50 or 0) > 0
+
+
+@pytest.mark.slow
+def test_what_was_measured_keeps_its_logs_and_is_not_measured_again(measured: tuple[Report, Path]) -> None:
+    report, out = measured
+    stored = read_experiment(out)
+    assert stored.manifest.kind == "measured"
+    assert [cell.manifest.name for cell in stored.cells] == ["saturation_seed-0", "slack_share-0.7_seed-0"]
+    assert all(cell.run().kind == "measured" for cell in stored.cells)
+    assert audit(out).refused == ()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
+    assert run_policies(TINY, name="tiny", spec=over_http(small_mix()), out=out) == report
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
+
+
+@pytest.mark.slow
+def test_a_job_that_was_handed_over_late_has_lost_that_time(measured: tuple[Report, Path]) -> None:
+    _, out = measured
+    cell = read_experiment(out).cells[-1]
+    said: dict[str, Any] = {"policy": "slack", "load": 1.0, "seed": 0, "schedules": {}}
+    handed = {request.id: request.handed for request in cell.requests()}
+    _, prompt = figures_of(cell.events(), due=handed, **said)
+    _, late = figures_of(cell.events(), due={job: time - 10 for job, time in handed.items()}, **said)
+    assert late.e2e_sched_s.p50 == pytest.approx((prompt.e2e_sched_s.p50 or 0) + 10)
+    assert (late.in_time.good, late.in_time.n) == (0, prompt.in_time.n)
+    assert late.lag_s is not None
+    assert late.lag_s.p50 == pytest.approx(10)
+
+
+@pytest.mark.slow
+def test_the_report_keeps_measured_and_simulated_policies_apart(
+    kept: tuple[Report, Path], measured: tuple[Report, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    make_report([kept[1], measured[1]], tmp_path / "report")
+    tables = (tmp_path / "report" / "tables.tex").read_text()
+    captions = re.findall(r"\\caption\{(Policies by offered load, \w+)", tables)
+    assert captions == ["Policies by offered load, measured", "Policies by offered load, simulated"]
 
 
 def test_jobs_of_the_warmup_are_run_and_not_counted() -> None:
@@ -152,8 +229,8 @@ def test_every_policy_of_a_preset_is_one(name: str) -> None:
     assert len({str(parse_policy(policy)) for policy in policies}) == len(policies)
 
 
-@pytest.mark.parametrize("file", [None, Path("bursty")])
-def test_both_mixes_say_shares_of_jobs(file: Path | None) -> None:
+@pytest.mark.parametrize("file", [None, Path("bursty"), Path("http")])
+def test_every_mix_says_shares_of_jobs(file: Path | None) -> None:
     assert sum(one.arrivals.rate or 0 for one in mix(file).traffic.values()) == pytest.approx(1)
 
 

@@ -93,6 +93,16 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_inflight: int | None = None  # jobs at once; None leaves it to the policy
     clients: int | None = None  # all jobs in their order, each as a client is free; None: at their times
 
+    def lasting(self, duration_s: float) -> Spec:
+        """The same, with jobs that come for so long."""
+        traffic = {
+            name: msgspec.structs.replace(
+                one, arrivals=msgspec.structs.replace(one.arrivals, duration_s=duration_s)
+            )
+            for name, one in self.traffic.items()
+        }
+        return msgspec.structs.replace(self, traffic=traffic)
+
 
 def read_spec(path: Path) -> Spec:
     """The spec in a YAML or JSON file; files it names are looked for beside it.

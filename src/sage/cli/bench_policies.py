@@ -21,7 +21,10 @@ __all__ = ["policies"]
 
 def policies(
     preset: Annotated[
-        str, typer.Option(help="quick, presets (the named policies) or full (the grid).")
+        str,
+        typer.Option(
+            help="quick, presets (the named policies), full (the grid), or http (measured, 12 minutes)."
+        ),
     ] = "quick",
     policy: Annotated[
         list[str] | None, typer.Option(help="A policy to try, in place of the preset's; may be repeated.")
@@ -36,7 +39,7 @@ def policies(
     warmup: Annotated[float | None, typer.Option(help="Seconds of it whose jobs are not counted.")] = None,
     mix: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.yaml", help="Another mix of jobs, or 'bursty', which is built in."),
+        typer.Option(metavar="FILE.yaml", help="Another mix of jobs, or a built-in one: bursty, http."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -48,7 +51,8 @@ def policies(
 ) -> None:
     """Compare policies on chat, retrieval, agents and map-reduce jobs, at shares of the measured saturation.
 
-    Everything printed is simulated. The last table holds the goals, and what was reached.
+    Simulated, but for the preset http: that measures a few policies in real time, on emulated engines behind HTTP, with
+    a mix that is scaled down. The first word printed says which. The last table holds the goals, and what was reached.
     """
     from sage.bench.suites.policies import mix as read_mix
     from sage.bench.suites.policies import read_preset, run_policies
@@ -62,7 +66,7 @@ def policies(
         report = run_policies(
             what,
             name=preset,
-            spec=read_mix(mix),
+            spec=None if mix is None else read_mix(mix),
             out=out,
             command=_command(preset, mix, chosen),
             progress=progress,
@@ -72,7 +76,7 @@ def policies(
     else:
         print(_shown(report))
     if out is not None:
-        say(f"{len(report.rows)} rows, marked simulated -> {out}")
+        say(f"{len(report.rows)} rows, marked {report.kind} -> {out}")
 
 
 def _command(preset: str, mix: Path | None, chosen: Mapping[str, object]) -> str:
@@ -106,11 +110,11 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
 def _shown(report: Report) -> str:
     header = (
-        "policy", "load", "in time", "by work", "worst class", "fairness", "p50", "p99", "jobs/s", "rejected", "decision p99",
+        "policy", "load", "in time", "by work", "worst class", "fairness", "p50", "p95", "p99", "jobs/s", "rejected", "decision p99",
     )  # fmt: skip
     saturation = report.saturation
     note = (
-        f"simulated; saturation {saturation.jobs_per_s:.1f} jobs/s, measured in {len(saturation.runs)} closed-loop "
+        f"{report.kind}; saturation {saturation.jobs_per_s:.1f} jobs/s, measured in {len(saturation.runs)} closed-loop "
         f"run{'' if len(saturation.runs) == 1 else 's'} of {saturation.runs[0].clients} clients; load is a share of it"
     )
     rows = [_row(row) for row in report.rows]
@@ -124,6 +128,12 @@ def _shown(report: Report) -> str:
         for goal in report.goals
     ]
     ends = "± is half of a 95 % t-interval over seeds, where there are three; '-': too few jobs, or not run"
+    lags = [row.lag_p95_s for row in report.rows if row.lag_p95_s is not None]
+    if lags:
+        ends += (
+            f"\ntimes count from when jobs were due; they were handed over {shown_seconds(max(lags))} later at most "
+            f"(p95 of the worst run); runs in which this machine was too busy to be prompt: {report.late_cells}"
+        )
     return f"{note}\n{table(header, rows)}\n{ends}\n\n{table(('goal', 'wanted', 'reached', 'met'), goals)}"
 
 
@@ -135,7 +145,7 @@ def _row(row: PolicyRow) -> tuple[str, ...]:
         f"{row.share:g}",
         *(_percent(spread) for spread in (figures.in_time, figures.work_in_time, figures.worst_class)),
         _with_half(row.fairness, lambda value: f"{value:.3f}"),
-        *(_with_half(spread, shown_seconds) for spread in (figures.p50_s, figures.p99_s)),
+        *(_with_half(spread, shown_seconds) for spread in (figures.p50_s, figures.p95_s, figures.p99_s)),
         _with_half(figures.jobs_per_s, lambda value: f"{value:.2f}"),
         _percent(row.rejected_share),
         "-" if p99_us is None else f"{p99_us:.0f} us",

@@ -1,8 +1,8 @@
-"""Policies side by side: who is done in time, under which load, and who paid for it. Simulated.
+"""Policies side by side: who is done in time, under which load, and who paid for it.
 
 One mix of chat, retrieval, agents and map-reduce jobs (``policies.yaml``) meets every policy of a grid at the same
-offered loads. Loads are shares of saturation, and saturation is measured here first: the throughput of a closed
-loop of more clients than the engines have slots for, while all of them are busy.
+offered loads, in virtual time; or, scaled down (``policies_http.yaml``), in real time on emulated engines behind HTTP.
+Loads are shares of saturation, which is found first, in the same way (``policies_saturation``).
 """
 
 from __future__ import annotations
@@ -15,21 +15,28 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import thread_time_ns
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from sage.bench.results import Axis, open_experiment, write_json
+from sage.bench.over_http import measure_cell
+from sage.bench.results import Axis, ExperimentFolder, compact, open_experiment, write_json
 from sage.bench.simulation import simulate
 from sage.bench.simulation_figures import CellFigures, Row, row_of
 from sage.bench.simulation_spec import Spec, described, read_spec
 from sage.bench.stats import Spread, balance_of, spread_of
 from sage.bench.suites.policies_goals import Goal, goals_of
+from sage.bench.suites.policies_saturation import (
+    LOOP_POLICY,
+    UNBOUNDED,
+    Saturation,
+    SaturationRun,
+    saturation_of,
+    saturation_run,
+)
 from sage.errors import InputError, nearest
-from sage.events import Event, JobEnded, TaskEnded
 from sage.ops import register
 from sage.runtime.figures import Stat, stat_of
-from sage.runtime.runs import read_events
 from sage.scheduling.core import Scheduler
 from sage.scheduling.messages import Command
 from sage.scheduling.messages import Event as Told
@@ -42,14 +49,10 @@ __all__ = [
     "PolicyRow",
     "Preset",
     "Report",
-    "Saturation",
     "mix",
+    "read_preset",
     "run_policies",
-    "saturation_of",
 ]
-
-#: More jobs at once than ever come: where a policy says no ``max_inflight``, its other rules decide who gets in.
-UNBOUNDED = 1_000_000
 
 #: No scheduler to speak of: everything goes to the engines at once, in turn.
 UNMANAGED = "fifo"
@@ -82,10 +85,14 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 300.0  # in which jobs come
     warmup_s: float = 100.0  # of it; jobs that come then are not counted
     saturation_seeds: int = 3
+    kind: Literal["simulated", "measured"] = "simulated"  # measured: over HTTP, in real time
+    mix: str = ""  # the name of its mix, where the caller has none
 
 
 #: Slots of the mix's engines: the cap that keeps them just busy.
 CAP = 512
+#: The same of the mix over HTTP.
+HTTP_CAP = 24
 
 
 def _grid() -> tuple[str, ...]:
@@ -114,28 +121,33 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "presets": Preset(policies=(UNMANAGED, "load_aware", "priority", MANAGED, "slack,limit=static")),
     "full": Preset(policies=_grid()),
+    # No job of the mix has a priority, so that "priority" decides as "load_aware" does: what lies between the rows of
+    # the two is what measuring them twice differs by.
+    "http": Preset(
+        policies=(
+            UNMANAGED,
+            "load_aware",
+            "priority",
+            MANAGED,
+            f"order=slack,max_inflight={HTTP_CAP}",
+            "order=edf,place=least_loaded,admit=feasible",
+        ),
+        shares=(0.7, 0.95, 1.2),
+        seeds=3,
+        duration_s=8.0,
+        warmup_s=2.4,
+        saturation_seeds=2,
+        kind="measured",
+        mix="http",
+    ),
 }
 
-
-class SaturationRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One closed-loop run: what its engines got done while all of them were busy."""
-
-    seed: int
-    clients: int
-    jobs: int
-    window_s: float  # from a quarter of the jobs done to the last one begun
-    tokens_per_s: float  # in and out, of calls that ended in the window
-    tokens_per_job: float  # of all jobs
-    jobs_per_s: float  # the one over the other
-    work_shares: Mapping[str, float]  # pipeline -> its share of all tokens
-
-
-class Saturation(msgspec.Struct, frozen=True, kw_only=True):
-    """The most jobs a second that the engines get done, and the runs it comes from."""
-
-    jobs_per_s: float
-    over_runs: Spread
-    runs: tuple[SaturationRun, ...]
+#: Mixes that are built in, by name; "" is the one that policies were made by.
+MIXES: Mapping[str, str] = {
+    "": "policies.yaml",
+    "bursty": "policies_bursty.yaml",
+    "http": "policies_http.yaml",
+}
 
 
 class PolicyRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +158,7 @@ class PolicyRow(msgspec.Struct, frozen=True, kw_only=True):
     fairness: Spread  # Jain's index over the classes' attainment: 1, if all fare alike
     classes: Mapping[str, Spread]  # pipeline/tenant -> attainment
     rejected_share: Spread  # of jobs
+    lag_p95_s: float | None  # how late jobs were handed over, of the worst seed; None where they never are
     decision_us: Stat  # CPU time of one event handled, of the first seed
 
 
@@ -153,9 +166,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What the suite came to; ``summary.json``."""
 
     suite: str = "policies"
-    kind: str = "simulated"
+    kind: Literal["simulated", "measured"]
     preset: str
     saturation: Saturation
+    late_cells: int  # in which this process was too late to hand jobs over; see their run.json
     rows: tuple[PolicyRow, ...]
     goals: tuple[Goal, ...]
 
@@ -184,14 +198,13 @@ class Timed(Scheduler):
 
 
 def mix(file: Path | None = None) -> Spec:
-    """The mix that is built in, the other one (``bursty``), or that of a file of the same form.
+    """A mix that is built in, by its name, or that of a file of the same form; None: the one policies were made by.
 
     Raises:
         InputError: it cannot be read, or its rates are no shares of jobs.
     """
-    own = "policies_bursty.yaml" if file == Path("bursty") else "policies.yaml"
-    built_in = file is None or file == Path("bursty")
-    spec = read_spec(Path(__file__).with_name(own) if built_in or file is None else file)
+    name = "" if file is None else str(file)
+    spec = read_spec(Path(__file__).with_name(MIXES[name]) if name in MIXES else Path(name))
     for name, traffic in spec.traffic.items():
         if traffic.arrivals.rate is None:
             raise InputError(f"{file}: traffic {name!r} has no rate: its share of the jobs is asked for")
@@ -236,9 +249,9 @@ def run_policies(
     Args:
         preset: what to run.
         name: of the preset, for the report.
-        spec: the mix; None: the one that is built in.
+        spec: the mix; None: the preset's.
         out: folder of an experiment; if it holds a part of this one, the rest is run. None keeps nothing. Event logs
-            are not kept: they are the same to the byte when a cell is run again.
+            of simulations are not kept: they are the same to the byte when a cell is run again.
         command: what makes it again, for the manifest.
         progress: told now and then.
     """
@@ -247,7 +260,8 @@ def run_policies(
         raise InputError(
             f"warmup is {preset.warmup_s:g} s of {preset.duration_s:g} s; expected less than all of it"
         )
-    spec = msgspec.structs.replace(_lasting(spec or mix(), preset.duration_s), warmup_s=preset.warmup_s)
+    spec = spec or mix(Path(preset.mix) if preset.mix else None)
+    spec = msgspec.structs.replace(spec.lasting(preset.duration_s), warmup_s=preset.warmup_s)
     if out is None:
         with tempfile.TemporaryDirectory(prefix="sage-policies-") as scratch:
             return run_policies(preset, name=name, spec=spec, out=Path(scratch), progress=progress)
@@ -258,13 +272,11 @@ def run_policies(
         for seed in range(preset.first_seed, preset.first_seed + preset.seeds)
     ]
     config = {"preset": msgspec.to_builtins(preset), "mix": described(spec)}
+    planned = len(cells) + preset.saturation_seeds
     with open_experiment(
-        out, "policies", kind="simulated", config=config, preset=name, command=command, planned=len(cells) + 1
+        out, "policies", kind=preset.kind, config=config, preset=name, command=command, planned=planned
     ) as kept:
-        if not kept.has("saturation"):
-            with kept.running("saturation", axes={"policy": UNMANAGED, "share": 0.0}) as folder:
-                write_json(folder / "summary.json", saturation_of(spec, preset, tell))
-        saturation = msgspec.json.decode((out / "saturation" / "summary.json").read_bytes(), type=Saturation)
+        saturation = _saturation(kept, spec, preset, tell)
         found = []
         for number, (policy, share, seed) in enumerate(cells):
             tell("cells", number, len(cells))
@@ -272,24 +284,40 @@ def run_policies(
             if not kept.has(path):
                 axes: dict[str, Axis] = {"policy": str(parse_policy(policy)), "share": share}
                 with kept.running(path, axes=axes, repeat=seed, seed=seed) as folder:
-                    write_json(folder / "summary.json", _run_cell(spec, policy, share, seed, saturation))
+                    cell = _run_cell(spec, preset.kind, policy, share, seed, saturation, folder)
+                    write_json(folder / "summary.json", cell)
             found.append(msgspec.json.decode((out / path / "summary.json").read_bytes(), type=Cell))
         tell("cells", len(cells), len(cells))
     rows = tuple(_rows(found))
-    report = Report(preset=name, saturation=saturation, rows=rows, goals=goals_of(rows, UNMANAGED, MANAGED))
+    report = Report(
+        kind=preset.kind,
+        preset=name,
+        saturation=saturation,
+        late_cells=sum(cell.status == "generator_limited" for cell in kept.manifest.cells),
+        rows=rows,
+        goals=goals_of(rows, UNMANAGED, MANAGED),
+    )
+    compact(out)
     write_json(out / "summary.json", report)
     return report
 
 
-def _lasting(spec: Spec, duration_s: float) -> Spec:
-    """The mix with jobs that come for so long."""
-    traffic = {
-        name: msgspec.structs.replace(
-            one, arrivals=msgspec.structs.replace(one.arrivals, duration_s=duration_s)
+def _saturation(kept: ExperimentFolder, spec: Spec, preset: Preset, tell: Progress) -> Saturation:
+    """Saturation from its runs, a cell each; those that are there already are not run again."""
+    found = []
+    for number in range(preset.saturation_seeds):
+        tell("saturation", number, preset.saturation_seeds)
+        seed = preset.first_seed + number
+        path = f"saturation_seed-{seed}"
+        if not kept.has(path):
+            axes: dict[str, Axis] = {"policy": LOOP_POLICY, "share": 0.0}
+            with kept.running(path, axes=axes, repeat=seed, seed=seed) as folder:
+                write_json(folder / "summary.json", saturation_run(spec, preset.kind, seed, folder))
+        found.append(
+            msgspec.json.decode((kept.path / path / "summary.json").read_bytes(), type=SaturationRun)
         )
-        for name, one in spec.traffic.items()
-    }
-    return msgspec.structs.replace(spec, traffic=traffic)
+    tell("saturation", preset.saturation_seeds, preset.saturation_seeds)
+    return saturation_of(found)
 
 
 def _spelt(policy: str) -> str:
@@ -297,7 +325,15 @@ def _spelt(policy: str) -> str:
     return "".join(char if char.isalnum() or char in "=.-" else "_" for char in policy).strip("_")
 
 
-def _run_cell(spec: Spec, policy: str, share: float, seed: int, saturation: Saturation) -> Cell:
+def _run_cell(
+    spec: Spec,
+    kind: Literal["simulated", "measured"],
+    policy: str,
+    share: float,
+    seed: int,
+    saturation: Saturation,
+    folder: Path,
+) -> Cell:
     made: list[Timed] = []
 
     def timed(policy: Policy, rng: random.Random, *, has_rates: bool) -> Timed:
@@ -312,68 +348,14 @@ def _run_cell(spec: Spec, policy: str, share: float, seed: int, saturation: Satu
         seeds=1,
         max_inflight=None if "max_inflight" in policy else UNBOUNDED,
     )
-    (figures,) = simulate(cell, scheduler=timed).cells
+    if kind == "measured":
+        figures = measure_cell(cell, policy, cell.loads[0], seed, folder, scheduler=timed)
+    else:
+        (figures,) = simulate(cell, scheduler=timed).cells
     return Cell(
         share=share,
         figures=msgspec.structs.replace(figures, folder=None),
         decision_us=stat_of(took / 1000 for took in made[0].took_ns),
-    )
-
-
-# --- saturation ----------------------------------------------------------------------------------------
-
-
-def saturation_of(spec: Spec, preset: Preset, progress: Progress | None = None) -> Saturation:
-    """The throughput of the engines in a closed loop of a quarter more clients than they have slots.
-
-    The jobs are those of the mix, in the order an open loop would bring them, so that the mix stays what it is.
-    """
-    slots = sum(engine.count * (engine.limit or 1) for pool, engine in spec.engines.items() if pool == "llm")
-    clients = slots * 5 // 4
-    loop = msgspec.structs.replace(
-        _lasting(spec, 6.0 * clients),
-        clients=clients,
-        policies=("load_aware",),
-        max_inflight=UNBOUNDED,
-        loads=(1.0,),
-        seeds=1,
-    )
-    runs = []
-    for number in range(preset.saturation_seeds):
-        if progress is not None:
-            progress("saturation", number, preset.saturation_seeds)
-        seed = preset.first_seed + number
-        with tempfile.TemporaryDirectory(prefix="sage-saturation-") as scratch:
-            out = Path(scratch) / "loop"
-            (cell,) = simulate(msgspec.structs.replace(loop, first_seed=seed), out).cells
-            runs.append(_saturated(list(read_events(out / str(cell.folder) / "events.jsonl")), seed, clients))
-    over = spread_of([run.jobs_per_s for run in runs])
-    assert over.mean is not None
-    return Saturation(jobs_per_s=over.mean, over_runs=over, runs=tuple(runs))
-
-
-def _saturated(events: Sequence[Event], seed: int, clients: int) -> SaturationRun:
-    jobs = {event.job: event for event in events if isinstance(event, JobEnded)}
-    ends = sorted(job.t for job in jobs.values())
-    since, until = ends[len(ends) // 4], max(job.arrived for job in jobs.values())
-    used: defaultdict[str, int] = defaultdict(int)
-    inside = 0
-    for event in events:
-        if isinstance(event, TaskEnded) and event.outcome == "done":
-            tokens = event.prompt_tokens + event.completion_tokens
-            used[jobs[event.job].pipeline] += tokens
-            inside += tokens if since < event.t <= until else 0
-    total = sum(used.values())
-    per_job, per_s = total / len(jobs), inside / (until - since)
-    return SaturationRun(
-        seed=seed,
-        clients=clients,
-        jobs=len(jobs),
-        window_s=until - since,
-        tokens_per_s=per_s,
-        tokens_per_job=per_job,
-        jobs_per_s=per_s / per_job,
-        work_shares={name: tokens / total for name, tokens in sorted(used.items())},
     )
 
 
@@ -396,6 +378,7 @@ def _rows(cells: Sequence[Cell]) -> Iterator[PolicyRow]:
                 for place, name in enumerate(names)
             },
             rejected_share=spread_of([one.rejected / sum(one.jobs.values()) for one in figures]),
+            lag_p95_s=max((one.lag_s.p95 for one in figures if one.lag_s and one.lag_s.p95), default=None),
             decision_us=several[0].decision_us,
         )
 

@@ -30,6 +30,7 @@ COLUMNS = (
     ("worst class", "figures/worst_class", "percent"),
     ("mean", "figures/e2e_sched_s/mean", "seconds"),
     ("p50", "figures/e2e_sched_s/p50", "seconds"),
+    ("p95", "figures/e2e_sched_s/p95", "seconds"),
     ("p99", "figures/e2e_sched_s/p99", "seconds"),
     ("jobs/s", "figures/jobs_per_s", "number"),
     ("rejected", "figures/rejected", "count"),
