@@ -100,4 +100,36 @@ def join(times: int) -> list[float]:
     return asyncio.run(work())
 
 
-main("sf-hamilton", overhead=overhead, io=io, join=join)
+def rag(records: int, url: str) -> dict[str, Any]:
+    from openai_ import Calls
+    from rag import Shelf, prompt_of, timed
+
+    shelf, calls = Shelf.fetch(url), None
+
+    async def vector(question: str) -> list:
+        return await calls.embed(question)
+
+    def passages(vector: list) -> list:
+        return shelf.nearest(vector)
+
+    def prompt(question: str, passages: list) -> str:
+        return prompt_of(question, passages)
+
+    async def answer(prompt: str) -> str:
+        return await calls.generate(prompt)
+
+    async def work() -> dict[str, Any]:
+        nonlocal calls
+        calls = Calls(url)
+        steps = module_of(vector=vector, passages=passages, prompt=prompt, answer=answer)
+        made = await async_driver.Builder().with_modules(steps).build()
+
+        async def one(question: str) -> str:
+            return (await made.execute(["answer"], inputs={"question": question}))["answer"]
+
+        return await timed(one, records, "openai")
+
+    return asyncio.run(work())
+
+
+main("sf-hamilton", overhead=overhead, io=io, join=join, rag=rag)

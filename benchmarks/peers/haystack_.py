@@ -97,4 +97,57 @@ def join(times: int) -> list[float]:
     return asyncio.run(work())
 
 
-main("haystack-ai", overhead=overhead, io=io, join=join)
+@component
+class Nearest:
+    """Finds the passages nearest to a vector."""
+
+    def __init__(self, shelf: Any) -> None:
+        self._shelf = shelf
+
+    @component.output_types(passages=list[str])
+    def run(self, vector: list[float]) -> dict[str, list[str]]:
+        return {"passages": self._shelf.nearest(vector)}
+
+    @component.output_types(passages=list[str])
+    async def run_async(self, vector: list[float]) -> dict[str, list[str]]:
+        return self.run(vector)
+
+
+def rag(records: int, url: str) -> dict[str, Any]:
+    from haystack.components.builders import ChatPromptBuilder
+    from haystack.components.embedders import OpenAITextEmbedder
+    from haystack.components.generators.chat import OpenAIChatGenerator
+    from haystack.dataclasses import ChatMessage
+    from haystack.utils import Secret
+    from rag import MODEL, TOKENS, Shelf, timed
+
+    there = {"api_key": Secret.from_token("none"), "model": MODEL, "api_base_url": url, "max_retries": 0}
+    template = "{{ question }} By:\n\n{{ passages | join('\n\n') }}"
+
+    async def seen(_chunk: Any) -> None:
+        """Haystack streams where somebody listens."""
+
+    pipeline = Pipeline()
+    pipeline.add_component("embedder", OpenAITextEmbedder(**there))
+    pipeline.add_component("nearest", Nearest(Shelf.fetch(url)))
+    pipeline.add_component(
+        "prompt", ChatPromptBuilder([ChatMessage.from_user(template)], required_variables="*")
+    )
+    pipeline.add_component(
+        "llm",
+        OpenAIChatGenerator(
+            **there, streaming_callback=seen, generation_kwargs={"max_tokens": TOKENS, "temperature": 0}
+        ),
+    )
+    pipeline.connect("embedder.embedding", "nearest.vector")
+    pipeline.connect("nearest.passages", "prompt.passages")
+    pipeline.connect("prompt.prompt", "llm.messages")
+
+    async def answer(question: str) -> str:
+        asked = {"embedder": {"text": question}, "prompt": {"question": question}}
+        return (await pipeline.run_async(asked))["llm"]["replies"][0].text
+
+    return asyncio.run(timed(answer, records, "openai"))
+
+
+main("haystack-ai", overhead=overhead, io=io, join=join, rag=rag)

@@ -93,4 +93,45 @@ def join(times: int) -> list[float]:
     return asyncio.run(work())
 
 
-main("langgraph", overhead=overhead, io=io, join=join)
+class Asked(TypedDict, total=False):
+    question: str
+    passages: list[str]
+    prompt: str
+    answer: str
+
+
+def rag(records: int, url: str) -> dict[str, Any]:
+    from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+    from rag import MODEL, TOKENS, Shelf, prompt_of, timed
+
+    shelf = Shelf.fetch(url)
+
+    async def work() -> dict[str, Any]:
+        there = {"base_url": url, "api_key": "none", "max_retries": 0}
+        embedder = OpenAIEmbeddings(model=MODEL, check_embedding_ctx_length=False, **there)
+        model = ChatOpenAI(model=MODEL, max_tokens=TOKENS, temperature=0, **there)
+
+        async def retrieve(state: Asked) -> Asked:
+            return {"passages": shelf.nearest(await embedder.aembed_query(state["question"]))}
+
+        async def write(state: Asked) -> Asked:
+            return {"prompt": prompt_of(state["question"], state["passages"])}
+
+        async def generate(state: Asked) -> Asked:
+            return {"answer": "".join([chunk.text async for chunk in model.astream(state["prompt"])])}
+
+        graph = StateGraph(Asked)
+        graph.add_sequence([retrieve, write, generate])
+        graph.add_edge(START, "retrieve")
+        graph.add_edge("generate", END)
+        compiled = graph.compile()
+
+        async def answer(question: str) -> str:
+            return (await compiled.ainvoke({"question": question}))["answer"]
+
+        return await timed(answer, records, "langchain-openai")
+
+    return asyncio.run(work())
+
+
+main("langgraph", overhead=overhead, io=io, join=join, rag=rag)

@@ -123,4 +123,49 @@ def join(times: int) -> list[float]:
     return asyncio.run(work())
 
 
-main("llama-index-workflows", overhead=overhead, io=io, join=join)
+class Found(Event):
+    question: str
+    passages: list[str]
+
+
+class Prompted(Event):
+    prompt: str
+
+
+def rag(records: int, url: str) -> dict[str, Any]:
+    from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+    from llama_index.llms.openai_like import OpenAILike
+    from rag import MODEL, TOKENS, Shelf, prompt_of, timed
+
+    shelf = Shelf.fetch(url)
+    there = {"api_base": url, "api_key": "none", "max_retries": 0}
+    embedder = OpenAILikeEmbedding(model_name=MODEL, **there)
+    model = OpenAILike(model=MODEL, is_chat_model=True, max_tokens=TOKENS, temperature=0, **there)
+
+    class Rag(Workflow):
+        @step
+        async def retrieve(self, ev: StartEvent) -> Found:
+            vector = await embedder.aget_query_embedding(ev.question)
+            return Found(question=ev.question, passages=shelf.nearest(vector))
+
+        @step
+        async def write(self, ev: Found) -> Prompted:
+            return Prompted(prompt=prompt_of(ev.question, ev.passages))
+
+        @step
+        async def generate(self, ev: Prompted) -> StopEvent:
+            pieces = await model.astream_complete(ev.prompt)
+            return StopEvent(result="".join([piece.delta or "" async for piece in pieces]))
+
+    async def work() -> dict[str, Any]:
+        workflow = Rag(timeout=None)
+
+        async def answer(question: str) -> str:
+            return await workflow.run(question=question)
+
+        return await timed(answer, records, "llama-index-llms-openai-like")
+
+    return asyncio.run(work())
+
+
+main("llama-index-workflows", overhead=overhead, io=io, join=join, rag=rag)

@@ -1,9 +1,11 @@
-"""Asyncio, written by hand: a semaphore and gather for the overhead, workers for the input and output."""
+"""Asyncio, written by hand: a semaphore and gather for the overhead, workers for the input and output; aiohttp for calls."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from typing import Any
 
 from contest import FAST_S, INFLIGHT, JOIN_S, SLOW_S, main
 
@@ -64,4 +66,34 @@ def join(times: int) -> list[float]:
     return asyncio.run(work())
 
 
-main(None, overhead=overhead, io=io, join=join)
+def rag(records: int, url: str) -> dict[str, Any]:
+    import aiohttp
+    from rag import MODEL, TOKENS, Shelf, prompt_of, timed
+
+    shelf = Shelf.fetch(url)
+
+    async def work() -> dict[str, Any]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+            async def answer(question: str) -> str:
+                asked = {"model": MODEL, "input": [question]}
+                async with session.post(f"{url}/embeddings", json=asked) as response:
+                    vector = (await response.json())["data"][0]["embedding"]
+                said = {"role": "user", "content": prompt_of(question, shelf.nearest(vector))}
+                wanted = {"model": MODEL, "messages": [said], "max_tokens": TOKENS, "temperature": 0}
+                pieces: list[str] = []
+                async with session.post(
+                    f"{url}/chat/completions", json=wanted | {"stream": True}
+                ) as response:
+                    async for line in response.content:
+                        if line.startswith(b"data: {"):
+                            choices = json.loads(line[6:])["choices"]
+                            pieces += [choice["delta"].get("content") or "" for choice in choices]
+                return "".join(pieces)
+
+            return await timed(answer, records, "aiohttp")
+
+    return asyncio.run(work())
+
+
+main(None, overhead=overhead, io=io, join=join, rag=rag)

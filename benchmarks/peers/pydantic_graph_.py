@@ -74,4 +74,42 @@ def join(times: int) -> list[float]:
     return asyncio.run(work())
 
 
-main("pydantic-graph", overhead=overhead, io=io, join=join)
+def rag(records: int, url: str) -> dict[str, Any]:
+    from openai_ import Calls
+    from rag import Shelf, prompt_of, timed
+
+    shelf = Shelf.fetch(url)
+
+    async def work() -> dict[str, Any]:
+        calls = Calls(url)
+        graph = GraphBuilder(input_type=str, output_type=str)
+
+        @graph.step
+        async def retrieve(ctx: StepContext[None, None, str]) -> tuple[str, list[str]]:
+            return ctx.inputs, shelf.nearest(await calls.embed(ctx.inputs))
+
+        @graph.step
+        async def write(ctx: StepContext[None, None, tuple[str, list[str]]]) -> str:
+            return prompt_of(*ctx.inputs)
+
+        @graph.step
+        async def generate(ctx: StepContext[None, None, str]) -> str:
+            return await calls.generate(ctx.inputs)
+
+        graph.add(
+            graph.edge_from(graph.start_node).to(retrieve),
+            graph.edge_from(retrieve).to(write),
+            graph.edge_from(write).to(generate),
+            graph.edge_from(generate).to(graph.end_node),
+        )
+        built = graph.build()
+
+        async def answer(question: str) -> str:
+            return await built.run(inputs=question)
+
+        return await timed(answer, records, "openai")
+
+    return asyncio.run(work())
+
+
+main("pydantic-graph", overhead=overhead, io=io, join=join, rag=rag)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from contest import FAST_S, INFLIGHT, JOIN_S, SLOW_S, main
 
@@ -71,4 +75,45 @@ def join(times: int) -> list[float]:
     return asyncio.run(work())
 
 
-main("sage-dataflow", overhead=overhead, io=io, join=join)
+def rag(records: int, url: str) -> dict[str, Any]:
+    from rag import MODEL, TOKENS, K, Meter, passages, questions
+
+    from sage import Index, Passage
+    from sage.ops import embed, generate, search, template
+
+    server = f"openai:{url}?model={MODEL}"
+    shelf = (Passage(str(place), text) for place, text in enumerate(passages()))
+    index = Index.build(shelf, embedder=server)
+    pipeline = Pipeline(
+        "rag",
+        vector=embed("{question}"),
+        passages=search("docs", near="vector", k=K),
+        texts=lambda passages: [passage.text for passage in passages],
+        prompt=template("{question} By:\n\n{texts}"),
+        answer=generate("{prompt}", max_tokens=TOKENS),
+    )
+    engines = {"embedder": server, "llm": server}
+    began: dict[int, float] = {}
+    found: dict[int, tuple[float, str]] = {}
+
+    def asked(number: int) -> Iterator[dict[str, Any]]:
+        for place, question in enumerate(questions(number)):
+            began[place] = time.perf_counter()  # pulled: it is its turn
+            yield {"place": place, "question": question}
+
+    async def work() -> dict[str, Any]:
+        async with Session(engines=engines, indexes={"docs": index}, max_inflight=INFLIGHT) as session:
+            async for _ in session.stream(pipeline, asked(INFLIGHT)):
+                pass
+            with Meter() as meter:
+                async for record in session.stream(pipeline, asked(records)):
+                    place = record["place"]
+                    found[place] = time.perf_counter() - began[place], record["answer"]
+        return meter.told("aiohttp", [found[place] for place in range(records)])
+
+    with tempfile.TemporaryDirectory() as home:  # of the runs, which are recorded as they are by default
+        os.environ["SAGE_HOME"] = home
+        return asyncio.run(work())
+
+
+main("sage-dataflow", overhead=overhead, io=io, join=join, rag=rag)
