@@ -29,10 +29,9 @@ def below(top: int) -> list[int]:
 
 
 def cpu_s(process: int) -> float:
-    """CPU seconds a process has taken; 0 for one that is gone."""
+    """CPU seconds a process has taken, and those it started that have ended; 0 for one that is gone."""
     with contextlib.suppress(OSError):
-        fields = _fields(process)
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, _fields(process)[11:15])) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 

@@ -30,6 +30,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import proc
+
 from sage import Pipeline, Session
 from sage.ops import step
 from sage.runtime.ray_cluster import RayCluster, connected
@@ -37,7 +39,6 @@ from sage.runtime.ray_cluster import RayCluster, connected
 INFLIGHT = 64
 FAST_S, SLOW_S = 0.005, 0.050
 WORKERS = (1, 2, 4)
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def noop(x: Any) -> Any:
@@ -148,20 +149,8 @@ class Round:
 
 
 def cpu_of_workers() -> float:
-    """CPU seconds of every process below this one, and of those they outlived, by /proc; 0 where there is none."""
-    mine, total = str(os.getpid()), 0.0
-    parents: dict[str, str] = {}
-    spent: dict[str, float] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            parents[entry.name], spent[entry.name] = fields[1], sum(map(int, fields[11:15])) / TICK
-    for process, seconds in spent.items():
-        above = process
-        while above in parents and above != mine:
-            above = parents[above]
-        total += seconds if above == mine and process != mine else 0.0
-    return total
+    """CPU seconds of every process below this one, and of those they outlived."""
+    return sum(proc.cpu_s(process) for process in proc.below(os.getpid()))
 
 
 @contextlib.contextmanager
