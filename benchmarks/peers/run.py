@@ -111,10 +111,13 @@ class Server:
 def taken(peer: Peer, test: str, server: Server) -> dict[str, Any]:
     """One round: what the peer's process printed, or why there is nothing."""
     command = [str(python_of(peer)), peer.file, test, str(TESTS[test]), server.url]
+    environment = {
+        name: said for name, said in os.environ.items() if name != "PYTHONPATH" or not peer.requirements
+    }
     before_s, load = proc.cpu_s(server.process), os.getloadavg()[0]
     try:
         done = subprocess.run(
-            command, cwd=HERE, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return {"test": test, "skipped": f"not done in {TIMEOUT_S} s"}
