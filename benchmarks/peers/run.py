@@ -70,7 +70,7 @@ PEERS = (
 )
 
 #: Test -> how much of it. gather's cost per record grows with the number, so all take the same.
-TESTS = {"overhead": 20_000, "io": 2_000, "join": 10, "rag": 384}
+TESTS = {"overhead": 10_000, "io": 2_000, "join": 10, "rag": 384}
 INFLIGHT, FAST_S, SLOW_S, JOIN_S = 64, 0.005, 0.050, 0.110
 TIMEOUT_S = 300
 #: More places than records in flight: nobody waits for the server.
@@ -257,7 +257,7 @@ def main() -> None:
     }
     for peer in chosen:
         python_of(peer)
-    before = noise()
+    about, before = surroundings(), noise()
     with separate_server(BEHAVIOUR) as url:
         server = Server(url, *proc.below(os.getpid()))
         for number in range(said.rounds):
@@ -265,19 +265,19 @@ def main() -> None:
                 for peer in chosen:
                     say(f"round {number + 1} of {said.rounds}: {test}, {peer.name}")
                     rounds[peer.name][test].append(taken(peer, test, server))
-    rows = [summary(name, ran) for name, ran in rounds.items()]
+            rows = [summary(name, ran) for name, ran in rounds.items()]
+            if said.out is not None:  # after every round: an interrupted run keeps what it has
+                told = {
+                    "surroundings": about,
+                    "noise": {"before": before, "after": noise()},
+                    "tests": {test: TESTS[test] for test in tests},
+                    "server": msgspec.to_builtins(BEHAVIOUR),
+                    "rows": rows,
+                    "rounds": rounds,
+                }
+                whole = len(tests) == len(TESTS) and len(chosen) == len(PEERS)
+                write(said.out / ("peers" if whole else "part"), told, table(rows))
     print(table(rows))
-    if said.out is not None:
-        told = {
-            "surroundings": surroundings(),
-            "noise": {"before": before, "after": noise()},
-            "tests": {test: TESTS[test] for test in tests},
-            "server": msgspec.to_builtins(BEHAVIOUR),
-            "rows": rows,
-            "rounds": rounds,
-        }
-        whole = len(tests) == len(TESTS) and len(chosen) == len(PEERS)
-        write(said.out / ("peers" if whole else "part"), told, table(rows))
 
 
 def write(stem: Path, told: dict[str, Any], tables: str) -> None:
