@@ -92,7 +92,7 @@ bench-ray: $(ALL) ## SAGE on Ray beside actors in a chain, Ray Data and Ray Serv
 		"ray[data,serve]==$$($(PY) -c 'from importlib.metadata import version; print(version("ray"))')" -e .; }
 	.venv-ray/bin/python benchmarks/ray_nodes.py --memory 1000000 --out results/ray/$$(date -u +%F)/ray.json $(ARGS)
 
-bench-peers: $(ALL) ## SAGE beside LangGraph, Haystack, LlamaIndex, Hamilton, …; 15 minutes, results/peers
+bench-peers: $(ALL) ## SAGE beside LangGraph, Haystack, LlamaIndex, Ray, …; 15 minutes, results/peers
 	$(PY) benchmarks/peers/run.py --out results/peers $(ARGS)
 
 bench-decisions: $(ALL) ## what a scheduling decision costs, against queue, tenants and endpoints; 5 minutes, results/decisions/DATE

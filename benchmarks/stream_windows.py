@@ -159,7 +159,7 @@ def bytewax(n: int) -> dict[str, Any]:
     sys.path.insert(0, str(HERE / "peers"))
     from run import Peer, python_of  # type: ignore[import-not-found]  # beside the peers
 
-    python = python_of(Peer("Bytewax", "bytewax_windows.py", BYTEWAX))
+    python = python_of(Peer("Bytewax", "bytewax_windows.py", (BYTEWAX,)))
     command = [str(python), str(HERE / "peers" / "bytewax_windows.py"), str(n)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
