@@ -138,15 +138,14 @@ class Meter:
     """Times what runs inside it, and counts the CPU of this process and of those below it."""
 
     def __enter__(self) -> Self:
-        self._below = proc.below(os.getpid())
-        self._others = {process: proc.cpu_s(process) for process in self._below}
+        self._others_s = sum(proc.cpu_s(process) for process in proc.below(os.getpid()))
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wall_s, self.cpu_s = time.perf_counter() - self._wall, time.process_time() - self._cpu
         self._below = proc.below(os.getpid())
-        self.others_cpu_s = sum(proc.cpu_s(one) - self._others.get(one, 0.0) for one in self._below)
+        self.others_cpu_s = sum(proc.cpu_s(process) for process in self._below) - self._others_s
 
     def told(self, client: str | None, found: Sequence[tuple[float, str]]) -> dict[str, Any]:
         """The round, for the file: ``found`` has seconds and answer of each question, in their order."""

@@ -55,10 +55,12 @@ def test_the_table_shows_who_took_part_only(contest: Any) -> None:
         "cpu_s": 0.064,
         "each_s": [0.5],
     }
-    ran = {test: [] for test in contest.TESTS} | {
+    ran: dict[str, list[Any]] = {test: [] for test in contest.TESTS} | {
         "rag": [round_of | {"peak_mb": 50.0, "others_peak_mb": 0, "version": "1"}]
     }
-    skipped = {test: [] for test in contest.TESTS} | {"rag": [{"test": "rag", "skipped": "it cannot"}]}
+    skipped: dict[str, list[Any]] = {test: [] for test in contest.TESTS} | {
+        "rag": [{"test": "rag", "skipped": "it cannot"}]
+    }
     rows = [contest.summary("SAGE", ran), contest.summary("isage", skipped)]
     assert rows[1]["skipped"] == {"rag": "it cannot"}
     lines = contest.table(rows).splitlines()
