@@ -2,8 +2,8 @@
 
 As many rows at once in an actor as the other peers have records in flight. The rows are one block: Ray Data gives
 an actor one block at a time, and more blocks would be waited for one after the other. Every execution of a dataset
-starts its own actors, so their start is in its time, and ends them, so their memory is not in what is counted. A record's time is from the start of its first step to the end
-of its last, by their stamps in the actors.
+starts its own actors, so their start is in its time, and ends them, so that the memory counted may lack them. A
+record's time is from the start of its first step to the end of its last, by their stamps in the actors.
 """
 
 from __future__ import annotations
