@@ -22,7 +22,7 @@ from sage.scheduling.policy import AXES, PRESETS, Policy
 from sage.settings import VARIABLES
 
 DOCS = Path(__file__).parent
-PAGES = ("benchmarks.md", "cli.md", "engines.md", "policies.md")
+PAGES = ("../README.md", "benchmarks.md", "cli.md", "engines.md", "policies.md")
 
 _MARKED = re.compile(r"(<!-- generated: (?P<what>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -43,6 +43,7 @@ def written(page: Path) -> str:
     tables = {
         "axes": axes,
         "experiments": experiments,
+        "peers": peers,
         "presets": presets,
         "results": results,
         "variables": variables,
@@ -252,6 +253,11 @@ def said_of(name: str, member: Any) -> str:
     for word in ("When:", "When not:", "Source:"):
         text = text.replace(f" {word}", f" *{word}*")
     return text[0].upper() + text[1:]
+
+
+def peers() -> Iterator[str]:
+    """The tables that the benchmark of the peers wrote."""
+    yield (DOCS.parent / "results" / "peers" / "peers.md").read_text(encoding="utf-8").rstrip()
 
 
 def wrapped(text: str) -> str:
