@@ -394,9 +394,3 @@ def test_every_error_is_told_of() -> None:
 def test_every_verb_of_the_command_line_is_told_of() -> None:
     verbs = generator().command().commands
     assert [verb for verb in verbs if f"sage {verb}" not in all_docs()] == []
-
-
-def test_the_readme_shows_the_peers_as_they_were_measured() -> None:
-    shown = re.search(r"<!-- peers -->\n(.*?)<!-- end -->", text_of(ROOT / "README.md"), re.DOTALL)
-    assert shown is not None
-    assert shown[1] == (ROOT / "results" / "peers" / "peers.md").read_text(encoding="utf-8")
