@@ -3,7 +3,8 @@
 As many rows at once in an actor as the other peers have records in flight. The rows are one block: Ray Data gives
 an actor one block at a time, and more blocks would be waited for one after the other. Every execution of a dataset
 starts its own actors, so their start is in its time, and ends them, so that the memory counted may lack them. A
-record's time is from the start of its first step to the end of its last, by their stamps in the actors.
+record's time is from the start of its first step to the end of its last, by their stamps in the actors, which tell
+of their CPU as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from contest import INFLIGHT, main
 ELSEWHERE = "measured by make bench-ray"
 
 
+def so_far(what: str) -> dict[str, Any]:
+    """Who this is, and the CPU it has taken."""
+    return {f"{what}_process": os.getpid(), f"{what}_cpu_s": time.process_time()}
+
+
 class Retrieve:
     def __init__(self, url: str) -> None:
         from openai_ import Calls
@@ -27,7 +33,8 @@ class Retrieve:
     async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
         vector = await self._calls.embed(row["question"])
-        return {**row, "began": began, "passages": self._shelf.nearest(vector)}
+        passages = self._shelf.nearest(vector)
+        return {**row, "began": began, "passages": passages, **so_far("retrieve")}
 
 
 def write(row: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +51,7 @@ class Generate:
 
     async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         answer = await self._calls.generate(row["prompt"])
-        return {"place": row["place"], "answer": answer, "began": row["began"], "ended": time.perf_counter()}
+        return {**row, "answer": answer, "ended": time.perf_counter(), **so_far("generate")}
 
 
 def rag(records: int, url: str) -> dict[str, Any]:
@@ -67,7 +74,12 @@ def rag(records: int, url: str) -> dict[str, Any]:
     began = time.perf_counter()
     with Meter() as meter:
         done = run(records)
-    told = meter.told("openai", [(row["ended"] - row["began"], row["answer"]) for row in done])
+    spent_s: dict[int, float] = {}
+    for row in done:
+        for what in ("retrieve", "generate"):
+            process = row[f"{what}_process"]
+            spent_s[process] = max(spent_s.get(process, 0.0), row[f"{what}_cpu_s"])
+    told = meter.told("openai", [(row["ended"] - row["began"], row["answer"]) for row in done], spent_s)
     return told | {"first_began_s": min(row["began"] for row in done) - began}
 
 
