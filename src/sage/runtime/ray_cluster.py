@@ -150,6 +150,8 @@ def _joined(cluster: RayCluster) -> Connection | None:
     here = connection.cluster
     if (cluster.address, cluster.nodes, cluster.cpus) == (here.address, here.nodes, here.cpus):
         return connection
+    if cluster.address != LOCAL:
+        _knock(cluster.address)  # what is wrong with an address is said first
     raise InputError(
         f"this process is connected to Ray cluster {here.address!r}, and Ray has one a process; "
         f"close the session that uses it before opening one for {cluster.address!r}"
