@@ -72,13 +72,19 @@ class IndexSink:
             print(f"{record['change']}: {record['id']}, {len(passages)} passages")
         self.changed.set()
 
+    async def holds(self, documents: set[str]) -> None:
+        """Wait until every one of them is in the index."""
+        while not documents <= self._ids.keys():
+            self.changed.clear()
+            await self.changed.wait()
+
     def close(self) -> None:
         """The index is only in memory."""
 
 
 async def questions(folder: Path, sink: IndexSink, asked: asyncio.Event) -> AsyncIterator[dict[str, str]]:
     """The same question before and after a document changes."""
-    await sink.changed.wait()
+    await sink.holds({document.name for document in folder.iterdir()})
     yield {"question": QUESTION}
     await asked.wait()
     sink.changed.clear()
