@@ -25,6 +25,7 @@ from sage.index.chunk import chunk_document
 from sage.ops import each, embed, generate, search, template
 
 NOTES = Path(__file__).parent / "streams" / "notes"
+NAMES = frozenset(note.name for note in NOTES.iterdir())
 EMBEDDER = "bert:all-minilm-l6-v2"
 QUESTION = "When is the library open?"
 
@@ -72,7 +73,7 @@ class IndexSink:
             print(f"{record['change']}: {record['id']}, {len(passages)} passages")
         self.changed.set()
 
-    async def holds(self, documents: set[str]) -> None:
+    async def holds(self, documents: frozenset[str]) -> None:
         """Wait until every one of them is in the index."""
         while not documents <= self._ids.keys():
             self.changed.clear()
@@ -84,7 +85,7 @@ class IndexSink:
 
 async def questions(folder: Path, sink: IndexSink, asked: asyncio.Event) -> AsyncIterator[dict[str, str]]:
     """The same question before and after a document changes."""
-    await sink.holds({document.name for document in folder.iterdir()})
+    await sink.holds(NAMES)
     yield {"question": QUESTION}
     await asked.wait()
     sink.changed.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from sage.bench.audit import audit
 from sage.bench.report.build import make_report
-from sage.bench.results import read_experiment
+from sage.bench.results import read_experiment, write_json
 from sage.bench.simulation import simulate
 from sage.bench.simulation_figures import figures_of
 from sage.bench.simulation_spec import Spec
@@ -26,6 +27,7 @@ from sage.bench.suites.policies import (
 from sage.bench.suites.policies_goals import goals_of
 from sage.bench.suites.policies_saturation import saturation_run
 from sage.errors import InputError
+from sage.runtime.packed import sha256_of
 from sage.scheduling.policy import parse_policy
 
 SMALL = Preset(
@@ -104,6 +106,43 @@ def test_the_folder_is_an_experiment_and_a_second_run_runs_nothing(kept: tuple[R
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/summary.json")}
     assert run_policies(SMALL, name="small", spec=small_mix(), out=out) == report
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/summary.json")}
+
+
+@pytest.mark.slow
+def test_the_audit_simulates_cells_again_for_they_keep_no_logs(
+    kept: tuple[Report, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(kept[1], out)
+    found = audit(out, repeat=100)
+    assert found.is_sound
+    assert not found.notes
+    assert len(found.repeated) == len(read_experiment(out).cells) == 13
+
+
+@pytest.mark.slow
+def test_a_figure_that_was_changed_is_refused_even_with_its_hash(
+    kept: tuple[Report, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(kept[1], out)
+    file = out / "slack_share-1.5_seed-1" / "summary.json"
+    said = msgspec.json.decode(file.read_bytes())
+    said["figures"]["rejected"] += 1
+    file.write_bytes(msgspec.json.encode(said))
+    (finding,) = audit(out).refused
+    assert (finding.cell, finding.check) == ("slack_share-1.5_seed-1", "hashes")
+
+    manifest = read_experiment(out).manifest
+    cells = [
+        msgspec.structs.replace(cell, sha256={"summary.json": sha256_of(out / cell.name / "summary.json")})
+        for cell in manifest.cells
+    ]
+    write_json(out / "experiment.json", msgspec.structs.replace(manifest, cells=tuple(cells)))
+    assert audit(out).is_sound  # nothing is simulated again
+    (finding,) = audit(out, repeat=100).refused
+    assert (finding.cell, finding.check) == ("slack_share-1.5_seed-1", "repeated")
+    assert "figures/rejected" in finding.text
 
 
 @pytest.mark.slow

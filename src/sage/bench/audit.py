@@ -1,19 +1,32 @@
 """Is a result possible? Each check looks at what a cell's folder holds, and says why it cannot be true.
 
 A folder that fails a check is refused: no report is made of it. Nothing is mended here.
+
+Cells of a large simulated grid keep no logs. Their hashes are checked, and as many of them as are asked for are simulated
+again: a simulation gives the same figures to the last digit.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from sage.bench.audit_checks import CHECKS, LITTLE, Evidence
-from sage.bench.results import is_experiment, read_experiment
+from sage.bench.audit_checks import CHECKS, LITTLE, REPEATS, Evidence, differences
+from sage.bench.results import (
+    Experiment,
+    StoredCell,
+    StoredExperiment,
+    commit_of_source,
+    is_experiment,
+    read_experiment,
+)
 from sage.errors import InputError
 
 __all__ = ["CHECKS", "Audit", "Finding", "audit", "refuse_unsound"]
@@ -39,6 +52,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     cells: int
     checks: tuple[str, ...]
+    repeated: tuple[str, ...] = ()  # cells without logs that were simulated again
     refused: tuple[Finding, ...] = ()
     notes: tuple[Finding, ...] = ()  # odd, but no reason to refuse
 
@@ -48,8 +62,12 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
         return not self.refused
 
 
-def audit(path: Path) -> Audit:
+def audit(path: Path, *, repeat: int = 0) -> Audit:
     """Check every cell of an experiment, or the one cell that ``path`` is.
+
+    Args:
+        path: a folder of results.
+        repeat: how many of the cells that keep no logs are simulated again; they are drawn, always the same ones.
 
     Raises:
         InputError: there is no experiment, or another version of SAGE wrote it.
@@ -65,12 +83,29 @@ def audit(path: Path) -> Audit:
     notes: list[Finding] = []
     if not cells:
         refused.append(Finding("-", "vacuous", "the experiment has no cell: nothing was measured"))
+    logless = [cell for cell in cells if _is_repeatable(stored.manifest, cell)]
+    again = random.Random(len(cells)).sample(logless, min(repeat, len(logless)))
+    for cell in logless:
+        fault = _fault(cell)
+        if fault is not None:
+            refused.append(Finding(cell.manifest.name, "hashes", fault))
+        elif cell in again:
+            found = _repeated(stored, cell)
+            is_same_source = commit_of_source().rstrip("+") == stored.manifest.commit.rstrip("+")
+            (refused if is_same_source else notes).extend(found)
     for cell in cells:
+        if cell in logless:
+            continue
         evidence = Evidence(stored.manifest.experiment, cell)
         refused += _findings(evidence)
         notes += _notes(evidence) if not refused else ()
     return Audit(
-        path=str(path), cells=len(cells), checks=tuple(CHECKS), refused=tuple(refused), notes=tuple(notes)
+        path=str(path),
+        cells=len(cells),
+        checks=("hashes",) if cells and len(logless) == len(cells) else tuple(CHECKS),
+        repeated=tuple(cell.manifest.name for cell in again),
+        refused=tuple(refused),
+        notes=tuple(notes),
     )
 
 
@@ -86,6 +121,38 @@ def refuse_unsound(path: Path) -> None:
         raise InputError(
             f"{path}: cannot be true, and is not reported: {found.refused[0]}{more}; see sage bench audit"
         )
+
+
+def _is_repeatable(manifest: Experiment, cell: StoredCell) -> bool:
+    """Whether a cell keeps no log, because it can be simulated again."""
+    is_simulated = manifest.kind == "simulated" and manifest.experiment in REPEATS
+    return is_simulated and "events.jsonl" not in cell.manifest.sha256
+
+
+def _fault(cell: StoredCell) -> str | None:
+    """Why the figures of a cell without a log are not those that were written."""
+    if "summary.json" not in cell.manifest.sha256:
+        return "the manifest has no hash of summary.json"
+    return cell.fault()
+
+
+def _repeated(stored: StoredExperiment, cell: StoredCell) -> list[Finding]:
+    """What a cell's figures say otherwise than when it is simulated again, by this source."""
+    module, function = REPEATS[stored.manifest.experiment]
+    run: Callable[[StoredExperiment, StoredCell], Mapping[str, Any]]
+    run = getattr(importlib.import_module(module), function)
+    wanted = run(stored, cell)
+    summary = cell.summary(dict[str, Any])
+    found = list(differences({name: summary.get(name) for name in wanted}, wanted, ""))
+    by = (
+        ""
+        if commit_of_source() == stored.manifest.commit
+        else f"; commit {stored.manifest.commit[:12]} made it"
+    )
+    return [
+        Finding(cell.manifest.name, "repeated", f"{where} is {got}, simulated again {again}{by}")
+        for where, got, again in found[:MOST_TOLD]
+    ]
 
 
 def _findings(evidence: Evidence) -> Iterator[Finding]:

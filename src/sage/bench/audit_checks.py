@@ -21,7 +21,7 @@ from sage.registry import Registry
 from sage.runtime.figures import LEAST
 from sage.runtime.manifest import Manifest, packages
 
-__all__ = ["CHECKS", "FIGURES", "Evidence"]
+__all__ = ["CHECKS", "FIGURES", "REPEATS", "Evidence", "differences"]
 
 LITTLE = 0.05  # how far throughput times latency may be from the mean in flight
 SLACK_S = 1e-6  # of times that were subtracted from each other
@@ -95,6 +95,11 @@ CHECKS: Registry[Check] = Registry("check")
 #: Experiment -> from its evidence to its summary, computed anew. Others' summaries are only checked for their order.
 #: Named as (module, function), imported when one is checked.
 FIGURES: Registry[tuple[str, str]] = Registry("figures of an experiment")
+
+
+#: Experiment -> from it and one of its simulated cells to the cell's summary, made by running the cell again. Its cells
+#: may do without logs: a simulation gives the same log to the byte. Named as above.
+REPEATS: Registry[tuple[str, str]] = Registry("repeat of an experiment")
 
 
 def _hashes(evidence: Evidence) -> Iterator[str]:
@@ -330,7 +335,7 @@ def _figures(evidence: Evidence) -> Iterator[str]:
     figures: Callable[[Evidence], Any] = getattr(importlib.import_module(module), function)
     computed = msgspec.json.decode(msgspec.json.encode(figures(evidence)))
     same_version = evidence.manifest.sage == packages().get("sage-dataflow", "")
-    for where, got, wanted in _differences(evidence.summary, computed, ""):
+    for where, got, wanted in differences(evidence.summary, computed, ""):
         if where.startswith("flags/") or not (same_version or _are_numbers(got, wanted)):
             continue  # another SAGE may have other words, and other figures besides
         yield f"{where} is {_brief(got)}, its files give {_brief(wanted)}"
@@ -390,16 +395,14 @@ def _are_numbers(*values: object) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _differences(got: Any, wanted: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """Where two pieces of JSON data differ."""
+def differences(got: Any, wanted: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    """Where two pieces of JSON data differ: the place, then the one and the other."""
     if isinstance(got, Mapping) and isinstance(wanted, Mapping):
         for name in sorted(got.keys() | wanted.keys()):
-            yield from _differences(
-                got.get(name), wanted.get(name), f"{where}/{name}" if where else str(name)
-            )
+            yield from differences(got.get(name), wanted.get(name), f"{where}/{name}" if where else str(name))
     elif isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted):
         for number, (one, other) in enumerate(zip(got, wanted, strict=True)):
-            yield from _differences(one, other, f"{where}/{number}")
+            yield from differences(one, other, f"{where}/{number}")
     elif got != wanted:
         yield where, got, wanted
 
@@ -419,5 +422,6 @@ CHECKS["vacuous"] = _vacuous
 FIGURES["serve"] = ("sage.bench.load_run", "recomputed")
 for _name in ("concurrency", "complexity", "pipelines", "stagger", "nodes"):
     FIGURES[_name] = ("sage.bench.cell_figures", "recomputed")
+REPEATS["policies"] = ("sage.bench.suites.policies", "repeated")
 for _name in ("agent-selection", "agent-planning", "agent-timing"):
     FIGURES[_name] = ("sage.bench.agent_report", "recomputed")

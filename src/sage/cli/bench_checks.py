@@ -21,17 +21,22 @@ def audit(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR", help="Results, or one cell of them.", show_default=False)
     ],
+    repeat: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="How many cells that keep no logs are simulated again."),
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Check whether results that were kept can be true, and refuse those that cannot.
 
     Files are as they were written, every request has one end, times are in order, no call was sent beyond a limit,
     Little's law holds, idle nodes are counted, percentiles are in order, and every figure is what its files give.
+    A simulated grid keeps no logs: the hashes of its figures are checked, and some of its cells are simulated again.
     Ends with 1 if something is refused.
     """
     from sage.bench.audit import audit as checked
 
-    found = [checked(folder) for folder in folders]
+    found = [checked(folder, repeat=repeat) for folder in folders]
     if as_json:
         print_json({"sound": all(one.is_sound for one in found), "folders": found})
     else:
@@ -40,6 +45,8 @@ def audit(
             print(
                 f"{one.path}: {verdict}; {one.cells} cells, {len(one.checks)} checks each: {', '.join(one.checks)}"
             )
+            for name in one.repeated:
+                print(f"  simulated again: {name}")
             for finding in one.refused:
                 print(f"  {finding}")
             for note in one.notes:

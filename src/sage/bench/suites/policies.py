@@ -20,7 +20,15 @@ from typing import Any, Literal
 import msgspec
 
 from sage.bench.over_http import measure_cell
-from sage.bench.results import Axis, ExperimentFolder, compact, open_experiment, write_json
+from sage.bench.results import (
+    Axis,
+    ExperimentFolder,
+    StoredCell,
+    StoredExperiment,
+    compact,
+    open_experiment,
+    write_json,
+)
 from sage.bench.simulation import simulate
 from sage.bench.simulation_figures import CellFigures, Row, row_of
 from sage.bench.simulation_spec import Spec, described, read_spec
@@ -51,6 +59,7 @@ __all__ = [
     "Report",
     "mix",
     "read_preset",
+    "repeated",
     "run_policies",
 ]
 
@@ -324,6 +333,26 @@ def _saturation(kept: ExperimentFolder, spec: Spec, preset: Preset, tell: Progre
         )
     tell("saturation", preset.saturation_seeds, preset.saturation_seeds)
     return saturation_of(found)
+
+
+def repeated(stored: StoredExperiment, cell: StoredCell) -> Mapping[str, Any]:
+    """The summary of a simulated cell, made by simulating it again; without the CPU time, which never repeats."""
+    config = stored.manifest.config
+    spec = msgspec.convert(config["mix"], Spec)
+    runs = [one.summary(SaturationRun) for one in stored.cells if one.manifest.axes["share"] == 0]
+    seed = cell.manifest.seed
+    assert seed is not None, "every cell of this suite has a seed"
+    if cell.manifest.axes["share"] == 0:
+        return _plain(saturation_run(spec, "simulated", seed, cell.path))
+    policy, share = str(cell.manifest.axes["policy"]), float(cell.manifest.axes["share"])
+    again = _run_cell(spec, "simulated", policy, share, seed, saturation_of(runs), cell.path)
+    return {name: value for name, value in _plain(again).items() if name != "decision_us"}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """As it is read back from a file."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return plain
 
 
 def _spelt(policy: str) -> str:
