@@ -98,8 +98,8 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     mix: str = ""  # the name of its mix, where the caller has none
 
 
-#: The same with fewer calls at once on an engine, where tokens come more slowly than 50 ms: on this mix more jobs are in
-#: time, at the cost of the longest. The preset allows 100 ms, since there are engines that are never quicker.
+#: The preset with fewer calls at once on an engine, where tokens come more slowly than 50 ms instead of 60: on this mix more
+#: jobs are in time beyond saturation, at the cost of the longest.
 QUICK_TOKENS = "slack,limit=adaptive(target_ms=50)"
 
 #: Slots of the mix's engines: the cap that keeps them just busy.
