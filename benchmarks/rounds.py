@@ -104,14 +104,14 @@ def noise() -> dict[str, Any]:
 
 
 def surroundings() -> dict[str, Any]:
-    """Command, commit, versions and machine."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    """Command without where the result goes, commit ("-dirty" where what was run differs from it), versions, machine."""
+    command = ["python", *sys.orig_argv[1:]]
+    if "--out" in command:
+        del command[(at := command.index("--out")) : at + 2]
     return {
         "at": wall_time(),
-        "command": ["python", *sys.orig_argv[1:]],
-        "commit": git.stdout.strip() or None,
+        "command": command,
+        "commit": _commit(),
         "python": platform.python_version(),
         "packages": dict(packages()),
         "machine": msgspec.to_builtins(this_machine()),
@@ -141,3 +141,12 @@ def child(*command: str, timeout_s: float = 300.0, environment: Mapping[str, str
 def say(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def _commit() -> str | None:
+    def said(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    commit = said("rev-parse", "--short", "HEAD")
+    return (f"{commit}-dirty" if said("status", "--porcelain", "--", "src", "benchmarks") else commit) or None
