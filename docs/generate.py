@@ -84,11 +84,12 @@ def results() -> Iterator[str]:
     from sage.bench.report.canvas import Canvas
     from sage.bench.report.evidence import gather
 
-    root = DOCS.parent / "results" / "experiments"
-    if not root.is_dir():
+    kept = DOCS.parent / "results"
+    roots = [kept / name for name in ("experiments", "policies", "serve") if (kept / name).is_dir()]
+    if not roots:
         yield "No results are recorded yet."
         return
-    evidence = gather([root], lambda _path: None)
+    evidence = gather(roots, lambda _path: None)
     for part in parts_of(evidence, Canvas(None)):
         yield f"### {part.title}"
         yield ""
@@ -96,7 +97,10 @@ def results() -> Iterator[str]:
             yield from block_lines(block)
         for source in part.sources:
             made = evidence.files.sure(f"{source}/experiment.json", "command").content
-            yield f"Made by `{made}`, see [results/experiments/{source}](../results/experiments/{source}/experiment.json)."
+            where = (
+                evidence.files.path(f"{source}/experiment.json").resolve().relative_to(kept.parent.resolve())
+            )
+            yield f"Made by `{made}`, see [{where.parent}](../{where})."
             yield ""
 
 

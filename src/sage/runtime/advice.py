@@ -32,7 +32,8 @@ def _note(found: Explanation, has_findings: bool) -> str:
     done = found.jobs.get("done", 0)
     if not done:
         return "No job was done, so there is no critical path to speak of."
-    few = f"These are {done} jobs: too few to say more than what happened to them." if done < FEW_JOBS else ""
+    these = "This is 1 job" if done == 1 else f"These are {done} jobs"
+    few = f"{these}: too few to say more than what happened to them." if done < FEW_JOBS else ""
     if has_findings:
         return few
     top = max(_on_path(found), key=lambda step: step.path_share or 0.0, default=None)

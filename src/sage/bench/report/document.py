@@ -19,6 +19,7 @@ __all__ = [
     "Table",
     "Text",
     "prose",
+    "sentence",
     "shown_in",
 ]
 
@@ -164,3 +165,14 @@ def _of_blocks(blocks: Sequence[Block]) -> Iterator[Text]:
                 yield block.caption
                 for row in block.rows:
                     yield from row
+
+
+def sentence(text: Text) -> Text:
+    """A finding, which stands within a sentence elsewhere, as a sentence of its own.
+
+    >>> sentence(("half of it is done",))
+    ('Half of it is done', '.')
+    """
+    first, *others = text
+    opening = first[0].upper() + first[1:] if isinstance(first, str) and first else first
+    return (opening, *others, ".")

@@ -33,7 +33,7 @@ from sage.bench.simulation import simulate
 from sage.bench.simulation_figures import CellFigures, Row, row_of
 from sage.bench.simulation_spec import Spec, described, read_spec
 from sage.bench.stats import Spread, balance_of, spread_of
-from sage.bench.suites.policies_goals import Goal, goals_of
+from sage.bench.suites.policies_goals import MANAGED, UNMANAGED, Goal, goals_of
 from sage.bench.suites.policies_saturation import (
     LOOP_POLICY,
     UNBOUNDED,
@@ -51,9 +51,7 @@ from sage.scheduling.messages import Event as Told
 from sage.scheduling.policy import Policy, parse_policy
 
 __all__ = [
-    "MANAGED",
     "PRESETS",
-    "UNMANAGED",
     "PolicyRow",
     "Preset",
     "Report",
@@ -62,11 +60,6 @@ __all__ = [
     "repeated",
     "run_policies",
 ]
-
-#: No scheduler to speak of: everything goes to the engines at once, in turn.
-UNMANAGED = "fifo"
-#: The graph-aware preset, as one would use it for a service.
-MANAGED = "slack"
 
 #: Told what is going on, and how much of it is done.
 Progress = Callable[[str, int, int], None]

@@ -10,7 +10,12 @@ import msgspec
 if TYPE_CHECKING:
     from sage.bench.suites.policies import PolicyRow
 
-__all__ = ["Goal", "goals_of"]
+__all__ = ["MANAGED", "UNMANAGED", "Goal", "goals_of"]
+
+#: No scheduler to speak of: everything goes to the engines at once, in turn.
+UNMANAGED = "fifo"
+#: The graph-aware preset, as one would use it for a service.
+MANAGED = "slack"
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sage.bench.report.canvas import Canvas, Lined
-from sage.bench.report.document import Block, Figure, Paragraph, Part, Table, Text, cells, prose
+from sage.bench.report.document import Block, Figure, Paragraph, Part, Table, Text, cells, prose, sentence
 from sage.bench.report.evidence import Evidence, Point, Source
 from sage.bench.report.sections import SECTIONS, Section
 from sage.bench.report.values import Shown, Value, computed
+from sage.bench.suites.policies_goals import MANAGED, UNMANAGED
 from sage.scheduling.policy import PRESETS, Policy, parse_policy
 
 MOST_IN_RADAR = 6
@@ -54,8 +55,9 @@ def _build(evidence: Evidence, canvas: Canvas) -> Part | None:
         at = [point for point in points if point.axes["share"] == chosen]
         blocks += _radar(source, _few(at), canvas)
         findings += _finding(source, at)
-        blocks += [Paragraph((*text, ".")) for text in _finding(source, at)]
+        blocks += [Paragraph(sentence(text)) for text in _finding(source, at)]
         blocks.append(_table(source, points))
+        blocks += _goals(source)
     return Part(
         key="policies",
         title="Policies",
@@ -149,6 +151,35 @@ def _table(source: Source, points: Sequence[Point]) -> Table:
     )
     header = ("policy", "load", *(title for title, _, _ in COLUMNS))
     return Table(f"table-{source.root}", caption, header, rows, num_labels=2)
+
+
+def _goals(source: Source) -> list[Block]:
+    """What was to be reached before anything was run, and what was; where the loads it speaks of were run."""
+    file = f"{source.root}/summary.json"
+    if not source.files.path(file).exists():
+        return []
+    rows = []
+    for place, goal in enumerate(source.files.content(file)["goals"]):
+        reached = source.files.at(file, f"goals/{place}/reached")
+        if reached is not None:
+            wanted = source.files.sure(file, f"goals/{place}/wanted")
+            what = source.files.sure(file, f"goals/{place}/what")
+            form = "percent" if str(wanted.content).endswith("%") else "number"
+            rows.append(
+                cells(
+                    Shown(what, "text"),
+                    Shown(wanted, "text"),
+                    Shown(reached, form),
+                    "yes" if goal["met"] else "no",
+                )
+            )
+    if not rows:
+        return []
+    caption = prose(
+        f"Goals of the policy {MANAGED}, which were set before anything was measured, and what it reached, "
+        f"{source.kind}; unmanaged is {UNMANAGED}."
+    )
+    return [Table(f"goals-{source.root}", caption, ("goal", "wanted", "reached", "met"), tuple(rows))]
 
 
 SECTIONS["policies"] = Section("Policies", "sage bench policies", _build)

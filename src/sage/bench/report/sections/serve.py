@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sage.bench.report.canvas import Canvas
-from sage.bench.report.document import Block, Figure, Paragraph, Part, Table, Text, cells, prose
+from sage.bench.report.document import Block, Figure, Paragraph, Part, Table, Text, cells, prose, sentence
 from sage.bench.report.evidence import Evidence, Point, Source
 from sage.bench.report.phrases import lined
 from sage.bench.report.sections import SECTIONS, Section
@@ -39,7 +39,7 @@ def _build(evidence: Evidence, canvas: Canvas) -> Part | None:
             blocks += _sweep(source, canvas)
         for number, point in enumerate(source.points):
             said = _said(source, point)
-            blocks.append(Paragraph((*said, ".")))
+            blocks.append(Paragraph(sentence(said)))
             blocks.append(_table(source, point, number))
             findings.append(said)
     return Part(
