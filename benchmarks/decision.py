@@ -34,6 +34,7 @@ from sage.scheduling.policy import parse_policy
 from sage.scheduling.views import JobView, TaskView
 
 QUEUED, TENANTS, LIMIT = 10_000, 8, 4
+EVENT_S = 6.4e-3  # between two events of one endpoint, so that a call takes as long whatever their number
 PATH = ("p/a", "p/b", "p/c", "p/d")
 
 
@@ -47,6 +48,7 @@ class World:
         self.scheduler = Scheduler(parse_policy(policy), random.Random(0))
         self.running: list[int] = []
         self.now = 0.0
+        self.event_s = EVENT_S / endpoints
         self.ids = 0
         for number in range(endpoints):
             self.tell(EndpointJoined(f"e{number}", "llm", LIMIT))
@@ -79,9 +81,9 @@ class World:
         self.running[index], self.running[-1] = self.running[-1], self.running[index]
         return TaskDone(self.running.pop(), 100, 50)
 
-    def tell(self, event: Event, after_s: float = 1e-4) -> float:
+    def tell(self, event: Event, after_s: float | None = None) -> float:
         """Hand over an event so long after the last; returns how long it took, in microseconds."""
-        self.now += after_s
+        self.now += self.event_s if after_s is None else after_s
         began = thread_time_ns()
         commands = self.scheduler.handle(event, self.now)
         took = thread_time_ns() - began
