@@ -40,9 +40,9 @@ RUNS: dict[str, dict[str, list[str]]] = {
         "nodes-http": ["nodes", "--preset", "full", "--jobs", "150"],
     },
     "embedded": {
-        "concurrency-embedded": ["concurrency", "--preset", "full"],
-        "complexity-embedded": ["complexity", "--preset", "full"],
-        "pipelines-embedded": ["pipelines", "--preset", "full", "--jobs", "36", "--repeats", "1"],
+        "concurrency-embedded": ["concurrency", "--preset", "full", "--jobs", "16"],
+        "complexity-embedded": ["complexity", "--preset", "full", "--jobs", "8"],
+        "pipelines-embedded": ["pipelines", "--preset", "full", "--jobs", "24", "--repeats", "1"],
         "stagger-embedded": ["stagger", "--preset", "full", "--repeats", "1"],
     },
 }
