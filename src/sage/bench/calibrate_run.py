@@ -79,8 +79,9 @@ async def measure(
                     on_end()
 
         await open_loop(coming(), carry)
-        address = opened.info.address
-    run = load_run(recorded, "last")
+        address, run_id = opened.info.address, session.run_id
+    assert run_id is not None, "a session that records has a run"
+    run = load_run(recorded, run_id)
     served = served_in(run.events())
     if not served:
         message = f"engine {address}: none of {requests} requests was answered: {errors[0] if errors else 'no reason'}"
