@@ -16,6 +16,7 @@ from sage.ops.agents.deciding import DECIDERS, ToolFit, Verdict
 from sage.ops.agents.planning import PLANNERS, ToolPlan
 from sage.ops.agents.ranking import Examples, Selection
 from sage.ops.agents.selecting import SELECTORS
+from sage.ops.agents.strategies import menu
 from sage.testing import FakeEngine
 
 
@@ -100,6 +101,16 @@ def test_it_keeps_to_the_tools_that_are_offered(by: str) -> None:
 def test_a_name_that_no_tool_has_is_reported_and_not_chosen(by: str) -> None:
     chosen: Selection = made(select_tools("{q}", tools=BOX, by=by))
     assert (chosen.tools[0], chosen.invented) == ("reserve", ("teleport",))
+
+
+def test_a_name_is_read_from_a_copied_line_of_the_menu() -> None:
+    line = menu(BOX, ["reserve"], parameters=True)
+    choice = json.dumps({"tools": [line, "forecast: what it does"]})
+    chosen: Selection = made(select_tools("{q}", tools=BOX, by="llm"), answer=lambda _: choice)
+    assert (chosen.tools, chosen.invented) == (("reserve", "forecast"), ())
+    steps = json.dumps({"steps": [{"tool": line, "arguments": {}, "after": []}]})
+    planned: ToolPlan = made(plan("{q}", tools=BOX), answer=lambda _: steps)
+    assert [step.tool for step in planned.steps] == ["reserve"]
 
 
 @pytest.mark.parametrize("by", ["llm", "two_stage"])

@@ -14,7 +14,7 @@ from sage.graph.plan import compile_plan
 from sage.graph.step import Step
 from sage.ops.agents.ranking import Selection, rank_tools
 from sage.ops.agents.replies import read_json
-from sage.ops.agents.strategies import Choice, Steps, Strategy, box_named, menu, offer, strategic
+from sage.ops.agents.strategies import Choice, Steps, Strategy, box_named, meant, menu, offer, strategic
 from sage.ops.agents.tools import Toolbox
 from sage.ops.flow import each, loop
 from sage.ops.functions import step
@@ -159,7 +159,7 @@ def _hierarchical(choice: Choice) -> Steps:
         "found": _ranked(choice, "{goal}", max(1, choice.shortlist // 2)),
         "menu": step(_menu, box=choice.tools, names="{found.tools}"),
         "reply": _asked("Task: {query}\nGoal: {goal}", BIND, _ONE_CALL, STEP_TOKENS, choice),
-        "call": step(_bound),
+        "call": step(_bound, box=choice.tools),
     }
     return {
         "outline": _asked("Task: {query}", DECOMPOSE, GOALS_SCHEMA, PLAN_TOKENS, choice),
@@ -232,19 +232,18 @@ def _of_reply(reply: Reply, box: Toolbox) -> ToolPlan:
     listed = said.get("steps") if isinstance(said, dict) else said
     if not isinstance(listed, list):
         return ToolPlan(fault="it holds no list of steps")
-    return _checked([_as_step(one) for one in listed], box)
+    return _checked([_as_step(one, box) for one in listed], box)
 
 
-def _as_step(said: Any) -> PlanStep:
+def _as_step(said: Any, box: Toolbox) -> PlanStep:
     if not isinstance(said, dict):
         return PlanStep(tool="")
     arguments = said.get("arguments")
     arguments = arguments if isinstance(arguments, dict) else {}
     after = said.get("after")
     places = [place for place in after if type(place) is int] if isinstance(after, list) else []
-    return PlanStep(
-        tool=str(said.get("tool") or said.get("name") or ""), arguments=arguments, after=tuple(places)
-    )
+    tool = meant(str(said.get("tool") or said.get("name") or ""), box.allowed)
+    return PlanStep(tool=tool, arguments=arguments, after=tuple(places))
 
 
 def _checked(steps: list[PlanStep], box: Toolbox) -> ToolPlan:
@@ -291,10 +290,10 @@ def _goal_texts(goals: ToolPlan) -> list[str]:
     return [one.tool for one in goals.steps]
 
 
-def _bound(reply: Reply, found: Selection) -> PlanStep:
+def _bound(reply: Reply, found: Selection, box: Toolbox) -> PlanStep:
     """The call a model bound a goal to; where it cannot be read, what retrieval found first."""
     said = read_json(reply.text)
-    one = _as_step(said)
+    one = _as_step(said, box)
     if one.tool:
         return one
     return PlanStep(tool=found.tools[0] if found.tools else "")
@@ -323,10 +322,10 @@ def _so_far(draft: ToolPlan) -> str:
 
 def _with_next(draft: ToolPlan, reply: Reply, box: Toolbox) -> ToolPlan:
     said = read_json(reply.text)
-    one = _as_step(said)
+    one = _as_step(said, box)
     if not one.tool:
         return msgspec.structs.replace(draft, fault="a call could not be read")
-    if one.tool == FINISH:
+    if meant(one.tool, {FINISH}) == FINISH:
         return msgspec.structs.replace(draft, fault=FINISH)
     if one.tool not in box.allowed:
         return msgspec.structs.replace(draft, fault=FINISH, invented=(*draft.invented, one.tool))

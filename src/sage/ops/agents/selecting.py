@@ -11,7 +11,7 @@ from sage.engines.base import Reply
 from sage.graph.step import Step
 from sage.ops.agents.ranking import By, Selection, rank_tools
 from sage.ops.agents.replies import read_json
-from sage.ops.agents.strategies import Choice, Steps, Strategy, box_named, menu, offer, strategic
+from sage.ops.agents.strategies import Choice, Steps, Strategy, box_named, meant, menu, offer, strategic
 from sage.ops.agents.tools import Toolbox
 from sage.ops.functions import step
 from sage.ops.models import generate
@@ -171,8 +171,8 @@ def _chosen(reply: Reply, box: Toolbox, k: int, shown: Sequence[str] | None = No
         names = [names]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return Selection(fault="it names no tools in JSON")
-    given = [name for name in dict.fromkeys(names) if name and name.lower() != NONE]
     known = set(box.allowed if shown is None else shown)
+    given = dict.fromkeys(meant(name, known) for name in names if name and name.lower() != NONE)
     good = [name for name in given if name in known]
     return Selection(
         tools=tuple(good[:k]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from sage.ops.base import OPERATORS, Operator
 from sage.ops.flow_run import IN, bind_nested
 from sage.registry import Registry
 
-__all__ = ["Choice", "Strategy", "menu", "offer", "strategic"]
+__all__ = ["Choice", "Strategy", "meant", "menu", "offer", "strategic"]
 
 MOST_SHOWN = 160  # characters of a tool's description in a menu
 
@@ -144,3 +145,13 @@ def _line(tools: Toolbox, name: str, parameters: bool) -> str:
     known = tools[name].parameters.get("properties", {})
     listed = ", ".join(key if key in required else f"{key}?" for key in known)
     return f"- {name}({listed}): {shown}"
+
+
+def meant(said: str, known: Container[str]) -> str:
+    """The name that a model meant, where it copied more of a tool's line in the menu than its name.
+
+    >>> meant("- add(a, b?): The sum of two", {"add"})
+    'add'
+    """
+    bare = re.split("[(:]", said.removeprefix("- "), maxsplit=1)[0].strip()
+    return bare if said not in known and bare in known else said
