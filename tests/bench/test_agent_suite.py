@@ -14,10 +14,12 @@ from sage.bench.agent_data.sets import AgentSet, Task, read_agent_set
 from sage.bench.agent_fit import FOLDS, fit_decision, fold_of
 from sage.bench.agent_items import KINDS, AgentItem, Kind, figures_of, headline, simulated
 from sage.bench.agent_report import AgentReport, read_agent_report
+from sage.bench.model_files import ModelFiles
 from sage.bench.results import read_experiment
 from sage.bench.suites.agent import FLOORS, MAJORITY, STRATEGIES, Order, measure, parts_of
 from sage.errors import InputError
 from sage.ops.agents.deciding import ToolFit
+from sage.runtime.packed import sha256_of
 from sage.settings import Settings
 
 WORDS = ["weather", "hotel", "music", "stock", "recipe", "route"]
@@ -232,3 +234,41 @@ def test_unknown_names_are_refused_before_anything_runs(run: Measure) -> None:
         run("selection", "hybrd")
     with pytest.raises(InputError, match="no group 'x'"):
         run("selection", "bm25", group="x")
+
+
+def test_results_name_model_files_and_not_where_they_lie(tmp_path: Path) -> None:
+    file = tmp_path / "models" / 'tiny "1".gguf'
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    engines: dict[str, str | tuple[str, ...]] = {
+        "llm": (f"llama:{file}?slots=1", "llama:smollm2-135m-instruct"),
+        "embedder": f"bert:{file.parent}",
+    }
+    models = ModelFiles.of(engines)
+    assert models.engines(engines) == {
+        "llm": ('llama:tiny "1".gguf?slots=1', "llama:smollm2-135m-instruct"),
+        "embedder": "bert:models",
+    }
+    assert models.sha256 == {file.name: sha256_of(file)}
+    (log := tmp_path / "cell" / "events.jsonl").parent.mkdir()
+    log.write_text(json.dumps({"endpoint": engines["llm"][0]}))
+    models.shorten(log.parent)
+    assert json.loads(log.read_text()) == {"endpoint": 'llama:tiny "1".gguf?slots=1'}
+
+
+def test_two_model_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tiny.gguf").touch()
+    with pytest.raises(InputError, match="two models are called"):
+        ModelFiles.of({"llm": (f"llama:{tmp_path}/a/tiny.gguf", f"llama:{tmp_path}/b/tiny.gguf")})
+
+
+def test_a_shortlist_bounds_what_a_model_is_shown(run: Measure, tmp_path: Path) -> None:
+    tokens = {
+        shown: run("selection", "two_stage", group="plain", shortlist=shown, out=tmp_path / str(shown)).cells[
+            0
+        ]
+        for shown in (1, 5)
+    }
+    assert tokens[1].prompt_tokens < tokens[5].prompt_tokens

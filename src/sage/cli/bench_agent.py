@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sage.bench.agent_items import AgentFigures, Kind
     from sage.bench.agent_report import AgentReport
     from sage.bench.stats import Mean, Share
+    from sage.bench.suites.agent import Order
     from sage.settings import Settings
 
 __all__ = ["app"]
@@ -64,6 +65,7 @@ Limit = Annotated[
     typer.Option(min=1, help="Tasks of each group, picked by the hash of their ids.", show_default=False),
 ]
 Fit = Annotated[int, typer.Option(min=10, help="Tasks that fitting may look at; each only for the others.")]
+Shortlist = Annotated[int, typer.Option(min=1, help="Tools that retrieval shows a model, where both choose.")]
 Inflight = Annotated[int, typer.Option(min=1, help="Tasks under way at once; latencies are of this load.")]
 Out = Annotated[
     Path | None,
@@ -74,51 +76,61 @@ Out = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
-@app.command()
-def selection(
-    data: Data,
-    strategy: Strategies = None,
-    group: Group = None,
-    limit: Limit = None,
-    fit: Fit = 2000,
-    engine: Engines = None,
-    max_inflight: Inflight = 8,
-    out: Out = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure which tools are chosen for a request, and whether none is where none fits."""
-    _run("selection", _Asked(data, strategy, group, limit, fit, engine, max_inflight, out, as_json))
+#: Kind -> what its command says of itself, and the options that it has no use for.
+KINDS: dict[Kind, tuple[str, tuple[str, ...]]] = {
+    "selection": ("Measure which tools are chosen for a request, and whether none is where none fits.", ()),
+    "planning": (
+        "Measure which calls are planned for a task, in what order, and what each needs. No tool is called.",
+        ("fit",),
+    ),
+    "timing": (
+        "Measure whether a request is met with a call, a question back, an answer, or a refusal.",
+        ("shortlist",),
+    ),
+}
 
 
-@app.command()
-def planning(
-    data: Data,
-    strategy: Strategies = None,
-    group: Group = None,
-    limit: Limit = None,
-    engine: Engines = None,
-    max_inflight: Inflight = 8,
-    out: Out = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure which calls are planned for a task, in what order, and what each needs. No tool is called."""
-    _run("planning", _Asked(data, strategy, group, limit, 2000, engine, max_inflight, out, as_json))
+def _command_of(kind: Kind, without: tuple[str, ...]) -> Callable[..., None]:
+    """The command of a kind, with the options that all have but some."""
+
+    def command(
+        data: Data,
+        strategy: Strategies = None,
+        group: Group = None,
+        limit: Limit = None,
+        fit: Fit = 2000,
+        shortlist: Shortlist = 10,
+        engine: Engines = None,
+        max_inflight: Inflight = 8,
+        out: Out = None,
+        as_json: AsJson = False,
+    ) -> None:
+        from sage.bench.suites.agent import Order
+        from sage.settings import Settings
+
+        settings = Settings.load()
+        order = Order(
+            kind=kind,
+            strategies=_strategies(kind, strategy),
+            engines=_engines(engine or [], settings),
+            settings=settings,
+            group=group,
+            limit=limit,
+            fit=fit,
+            shortlist=shortlist,
+            max_inflight=max_inflight,
+            command=_typed(sys.argv[1:]),
+        )
+        _run(_data(data, settings), order, out, as_json=as_json)
+
+    signature = inspect.signature(command, eval_str=True)
+    kept = [option for name, option in signature.parameters.items() if name not in without]
+    command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]  # typer reads it
+    return command
 
 
-@app.command()
-def timing(
-    data: Data,
-    strategy: Strategies = None,
-    group: Group = None,
-    limit: Limit = None,
-    fit: Fit = 2000,
-    engine: Engines = None,
-    max_inflight: Inflight = 8,
-    out: Out = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure whether a request is met with a call, a question back, an answer, or a refusal."""
-    _run("timing", _Asked(data, strategy, group, limit, fit, engine, max_inflight, out, as_json))
+for _kind, (_about, _without) in KINDS.items():
+    app.command(_kind, help=_about)(_command_of(_kind, _without))
 
 
 @app.command("list")
@@ -161,59 +173,36 @@ def show(
         _print(report)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The options of one command."""
+def _strategies(kind: Kind, said: list[str] | None) -> list[str]:
+    """Those that were named, else all that need no model to write."""
+    from sage.bench.suites.agent import MAJORITY, STRATEGIES
 
-    data: str
-    strategies: list[str] | None
-    group: str | None
-    limit: int | None
-    fit: int
-    engines: list[str] | None
-    max_inflight: int
-    out: Path | None
-    as_json: bool
-
-
-def _run(kind: Kind, asked: _Asked) -> None:
-    from sage.bench.agent_report import read_agent_report
-    from sage.bench.suites.agent import MAJORITY, STRATEGIES, Order, measure
-    from sage.settings import Settings
-
-    settings = Settings.load()
-    data = _data(asked.data, settings)
     known = STRATEGIES[kind]
-    names = asked.strategies or [name for name, one in known.items() if "llm" not in one.uses]
-    for name in names:
+    for name in said or ():
         if name not in known and not (kind == "timing" and name == MAJORITY):
             raise InputError(f"--strategy {name!r}: {nearest(name, known)}")
-    order = Order(
-        kind=kind,
-        strategies=names,
-        engines=_engines(asked.engines or [], settings),
-        settings=settings,
-        group=asked.group,
-        limit=asked.limit,
-        fit=asked.fit,
-        max_inflight=asked.max_inflight,
-        command=_command(sys.argv[1:]),
-    )
+    return said or [name for name, one in known.items() if "llm" not in one.uses]
+
+
+def _run(data: AgentSet, order: Order, out: Path | None, *, as_json: bool) -> None:
+    from sage.bench.agent_report import read_agent_report
+    from sage.bench.suites.agent import measure
+
     with tempfile.TemporaryDirectory() as scratch, _stages() as progress:
-        out = asked.out if asked.out is not None else Path(scratch) / "results"
-        measure(data, order, out, progress)
-        report = read_agent_report(out)
-    if asked.as_json:
+        folder = out if out is not None else Path(scratch) / "results"
+        measure(data, order, folder, progress)
+        report = read_agent_report(folder)
+    if as_json:
         print_json(report)
     else:
         _print(report)
-    if asked.out is not None:
-        say(f"-> {asked.out}")
+    if out is not None:
+        say(f"-> {out}")
     if any(cell.failed for cell in report.cells):
         raise typer.Exit(1)
 
 
-def _command(words: list[str]) -> str:
+def _typed(words: list[str]) -> str:
     """The command that was typed, with folders by their names: where they are is this machine's business."""
     return shlex.join(["sage", *(Path(word).name if Path(word).is_absolute() else word for word in words)])
 

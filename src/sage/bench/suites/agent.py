@@ -21,6 +21,7 @@ import numpy as np
 from sage.bench.agent_data.sets import AgentSet, Task, picked
 from sage.bench.agent_fit import FOLDS, Progress, Scored, fit_decision, fit_selection, fold_of, shown_fit
 from sage.bench.agent_items import AgentItem, Kind, figures_of
+from sage.bench.model_files import ModelFiles
 from sage.bench.records import requests_of
 from sage.bench.results import ExperimentFolder, open_experiment, write_json, write_lines
 from sage.engines.base import EmbedRequest
@@ -32,14 +33,25 @@ from sage.ops.agents.deciding import DECIDERS, ToolFit, Verdict, decide, tool_fi
 from sage.ops.agents.planning import PLANNERS, ToolPlan, plan
 from sage.ops.agents.ranking import Selection, documents_of
 from sage.ops.agents.selecting import SELECTORS, select_tools
-from sage.ops.agents.strategies import Strategy
+from sage.ops.agents.strategies import Strategy, meant
 from sage.pipeline import Pipeline
 from sage.registry import Registry
 from sage.runtime.recorder import RunResult
 from sage.session import Session
 from sage.settings import Settings
 
-__all__ = ["FLOORS", "INFLIGHT", "MAJORITY", "STRATEGIES", "Order", "Part", "measure", "parts_of"]
+__all__ = [
+    "FIT_TASKS",
+    "FLOORS",
+    "INFLIGHT",
+    "MAJORITY",
+    "SHORTLIST",
+    "STRATEGIES",
+    "Order",
+    "Part",
+    "measure",
+    "parts_of",
+]
 
 STRATEGIES: Mapping[Kind, Registry[Strategy]] = {
     "selection": SELECTORS,
@@ -54,6 +66,7 @@ FLOORS: Mapping[Kind, str] = {"selection": "bm25", "planning": "clauses", "timin
 K = 10  # tools a selection gives, so that rankings can be read that far
 FIT_TASKS = 2_000  # tasks that fitting may look at, those of other folds
 EMBED_AT_ONCE = 128
+SHORTLIST = 10
 INFLIGHT = 8  # tasks under way together, where nobody says; latencies are of this load
 
 
@@ -82,6 +95,7 @@ class Order:
     limit: int | None = None  # tasks of each part, picked by hash; None: all
     fit: int = FIT_TASKS
     max_inflight: int = INFLIGHT
+    shortlist: int = SHORTLIST  # tools that retrieval shows a model, where both choose
     command: str = ""
 
 
@@ -133,27 +147,30 @@ def measure(data: AgentSet, order: Order, out: Path, progress: Progress) -> Any:
         Part(part.name, tuple(picked(part.tasks, order.limit)))
         for part in parts_of(data, order.kind, order.group)
     ]
+    models = ModelFiles.of(order.engines)
     config = {
         "data": data.name,
         "kind": order.kind,
         "strategies": wanted,
-        "engines": dict(order.engines),
+        "engines": models.engines(order.engines),
+        "models": dict(models.sha256),
         "group": order.group,
         "limit": order.limit,
         "fit": order.fit,
         "folds": FOLDS,
         "max_inflight": order.max_inflight,
+        "shortlist": order.shortlist,
     }
     with open_experiment(
         out,
         f"agent-{order.kind}",
         kind="measured",
         config=config,
-        command=order.command,
+        command=models.named(order.command),
         data=dict(data.sha256),
         planned=len(wanted) * len(parts),
     ) as folder:
-        asyncio.run(_measure(data, order, parts, wanted, folder, progress))
+        asyncio.run(_measure(data, order, parts, wanted, folder, models, progress))
     return folder.manifest
 
 
@@ -163,11 +180,12 @@ async def _measure(
     parts: Sequence[Part],
     wanted: Sequence[str],
     folder: ExperimentFolder,
+    models: ModelFiles,
     progress: Progress,
 ) -> None:
     async with Session(engines=order.engines, settings=order.settings, record=True) as session:
         for part in parts:
-            lab = Lab(data, order, part, session, progress)
+            lab = Lab(data, order, part, session, models, progress)
             for name in wanted:
                 cell = f"{part.name}-{name}"
                 if not folder.has(cell):
@@ -179,10 +197,16 @@ class Lab:
     """Measures strategies on one part of a set."""
 
     def __init__(
-        self, data: AgentSet, order: Order, part: Part, session: Session, progress: Progress
+        self,
+        data: AgentSet,
+        order: Order,
+        part: Part,
+        session: Session,
+        models: ModelFiles,
+        progress: Progress,
     ) -> None:
         self._data, self._order, self._part = data, order, part
-        self._session, self._progress = session, progress
+        self._session, self._models, self._progress = session, models, progress
         self._fit_tasks: list[Task] = []
         self._scored: dict[bool, list[Scored]] = {}
         self._seen: dict[bool, list[ToolFit]] = {}  # by whether they have the meaning too
@@ -217,6 +241,7 @@ class Lab:
             shutil.copyfile(result.folder / file, draft / file)
         write_lines(draft / "requests.jsonl", requests_of(result.events))
         _write(draft, kind, name, part.name, items, shown)
+        self._models.shorten(draft)
 
     def _pipeline(self, strategy: Strategy, fitted: Mapping[int, Mapping[str, Any]]) -> Pipeline:
         if not fitted:
@@ -226,12 +251,14 @@ class Lab:
 
     def _step(self, strategy: Strategy, fitted: Mapping[str, Any]) -> Any:
         among = "among" if self._part.has_among else None
-        box = self._data.tools
+        box, shown = self._data.tools, self._order.shortlist
         if self._order.kind == "selection":
-            return select_tools("{query}", tools=box, by=strategy.name, k=K, among=among, fitted=fitted)
+            return select_tools(
+                "{query}", tools=box, by=strategy.name, k=K, among=among, shortlist=shown, fitted=fitted
+            )
         if self._order.kind == "timing":
             return decide("{query}", tools=box, by=strategy.name, among=among, fitted=fitted)
-        return plan("{query}", tools=box, by=strategy.name, among=among)
+        return plan("{query}", tools=box, by=strategy.name, among=among, shortlist=shown)
 
     async def _fitted(self, strategy: Strategy) -> dict[int, dict[str, Any]]:
         """What the strategy takes, for each fold from the tasks of the others; nothing if it takes nothing."""
@@ -397,8 +424,8 @@ def _chosen(task: Task, made: Selection) -> dict[str, Any]:
 def _resolved(names: Sequence[str], task: Task) -> tuple[list[str], tuple[str, ...]]:
     """Names without the ``~2`` that tells tools of one name apart stand for the one that the task offers."""
     bare = {name.partition("~")[0]: name for name in task.among or ()}
-    found = [bare[name] for name in names if name in bare]
-    return found, tuple(name for name in names if name not in bare)
+    read = [meant(name, bare) for name in names]
+    return [bare[name] for name in read if name in bare], tuple(name for name in read if name not in bare)
 
 
 def _planned(_task: Task, made: ToolPlan) -> dict[str, Any]:
