@@ -20,9 +20,9 @@ from sage.graph.fields import Argument, Constant, text
 from sage.graph.form import Given
 from sage.graph.plan import compile_plan
 from sage.graph.step import Step
-from sage.ops.agents.calling import call_tool, given_box
+from sage.ops.agents.calling import by_box_name, call_tool, given_box
 from sage.ops.agents.replies import Decision, read_decision
-from sage.ops.agents.tools import TOOLBOXES, Call, Toolbox, ToolResult
+from sage.ops.agents.tools import Call, Toolbox, ToolResult
 from sage.ops.base import OPERATORS, Operator
 from sage.ops.flow import each, loop
 from sage.ops.flow_run import IN, bind_nested
@@ -396,42 +396,9 @@ def _finish(last: dict[str, Any], caps: Caps) -> AgentRun:
 # ---- as YAML says it
 
 
-def _form(
-    task: str,
-    *,
-    tools: str,
-    system: str | None = None,
-    history: str | None = None,
-    max_steps: int = 8,
-    max_tokens: int | None = None,
-    max_cost: float | None = None,
-    max_s: float | None = None,
-    prices: dict[str, float] | None = None,
-    reply_tokens: int = 512,
-    temperature: float = 0.0,
-    native: bool = False,
-    engine: str = "llm",
-) -> Step:
-    return agent(
-        task,
-        tools=TOOLBOXES[tools],
-        system=system,
-        history=history,
-        max_steps=max_steps,
-        max_tokens=max_tokens,
-        max_cost=max_cost,
-        max_s=max_s,
-        prices=prices,
-        reply_tokens=reply_tokens,
-        temperature=temperature,
-        native=native,
-        engine=engine,
-    )
-
-
 def _given(made: Step) -> Mapping[str, Given]:
     said = {key.removeprefix(IN): argument for key, argument in made.arguments.items()}
     return {**said, "tools": given_box(made)}
 
 
-OPERATORS["agent"] = Operator("agent", _form, "task", bind_nested, _given)
+OPERATORS["agent"] = Operator("agent", by_box_name(agent), "task", bind_nested, _given)

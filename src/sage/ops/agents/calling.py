@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,13 +17,14 @@ from sage.errors import InputError, SageError
 from sage.graph.body import Body
 from sage.graph.fields import Argument, Constant, field, getter
 from sage.graph.form import Given
+from sage.graph.hints import hints_of
 from sage.graph.plan import PlannedStep
 from sage.graph.step import Step
 from sage.graph.values import Record, render
 from sage.ops.agents.tools import TOOLBOXES, Call, Tool, Toolbox, ToolResult
 from sage.ops.base import OPERATORS, Bodies, Composite, Context, Operator, Work
 
-__all__ = ["as_call", "bodies_of", "box_of", "call_tool", "given_box"]
+__all__ = ["as_call", "bodies_of", "box_of", "by_box_name", "call_tool", "given_box"]
 
 BODY = "tool."  # label of a pipeline that is a tool, before its name
 
@@ -237,8 +239,15 @@ def _text(value: Any) -> str:
 # ---- as YAML says it
 
 
-def _form(call: str, *, tools: str) -> Step:
-    return call_tool(call, tools=TOOLBOXES[tools])
+def by_box_name(make: Callable[..., Step]) -> Callable[..., Step]:
+    """A function of this folder as YAML calls it: ``tools`` is the name of a registered box, all else as it stands."""
+
+    def form(first: str, /, *, tools: str, **options: Any) -> Step:
+        return make(first, tools=TOOLBOXES[tools], **options)
+
+    form.__annotations__ = {**hints_of(make)[0], "tools": str}
+    form.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]  # what reads YAML looks there
+    return form
 
 
 def given_box(step: Step) -> Constant:
@@ -261,4 +270,4 @@ def _given(step: Step) -> Mapping[str, Given]:
     return {"call": step.arguments["call"], "tools": given_box(step)}
 
 
-OPERATORS["call_tool"] = Operator("call_tool", _form, "call", _bind, _given)
+OPERATORS["call_tool"] = Operator("call_tool", by_box_name(call_tool), "call", _bind, _given)

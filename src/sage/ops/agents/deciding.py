@@ -14,11 +14,11 @@ from sage.graph.fields import Argument, Constant, field, getter, text
 from sage.graph.plan import PlannedStep
 from sage.graph.step import Step
 from sage.graph.values import Record
-from sage.ops.agents.calling import box_of, given_box
+from sage.ops.agents.calling import box_of, by_box_name, given_box
 from sage.ops.agents.ranking import embedding, indexing
 from sage.ops.agents.replies import read_json
-from sage.ops.agents.strategies import Choice, Steps, Strategy, box_named, menu, offer, strategic
-from sage.ops.agents.tools import TOOLBOXES, Tool, Toolbox
+from sage.ops.agents.strategies import Choice, Steps, Strategy, menu, offer, strategic
+from sage.ops.agents.tools import Tool, Toolbox
 from sage.ops.base import OPERATORS, Bodies, Composite, Context, Operator, Work
 from sage.ops.functions import step
 from sage.ops.models import generate
@@ -323,30 +323,13 @@ def _missing(made: Tool, request: str) -> int:
     return max(0, required - len(_VALUE.findall(request)))
 
 
-def _fit_form(
-    query: str, *, tools: str, among: str | None = None, by: str = "both", engine: str = "embedder"
-) -> Step:
-    return tool_fit(query, tools=TOOLBOXES[tools], among=among, by=by, engine=engine)
-
-
 OPERATORS["tool_fit"] = Operator(
-    "tool_fit", _fit_form, "query", _bind, lambda made: {**made.arguments, "tools": given_box(made)}
+    "tool_fit",
+    by_box_name(tool_fit),
+    "query",
+    _bind,
+    lambda made: {**made.arguments, "tools": given_box(made)},
 )
 
 
-def _form(
-    query: str,
-    *,
-    tools: str,
-    by: str = "rule",
-    among: str | None = None,
-    fitted: dict[str, Any] | None = None,
-    engine: str = "llm",
-    embedder: str = "embedder",
-) -> Step:
-    return decide(
-        query, tools=box_named(tools), by=by, among=among, fitted=fitted, engine=engine, embedder=embedder
-    )
-
-
-offer("decide", _form)
+offer("decide", decide)

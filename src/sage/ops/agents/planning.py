@@ -14,7 +14,7 @@ from sage.graph.plan import compile_plan
 from sage.graph.step import Step
 from sage.ops.agents.ranking import Selection, rank_tools
 from sage.ops.agents.replies import read_json
-from sage.ops.agents.strategies import Choice, Steps, Strategy, box_named, meant, menu, offer, strategic
+from sage.ops.agents.strategies import Choice, Steps, Strategy, meant, menu, offer, strategic
 from sage.ops.agents.tools import Toolbox
 from sage.ops.flow import each, loop
 from sage.ops.functions import step
@@ -357,25 +357,4 @@ for _one in (
     PLANNERS[_one.name] = _one
 
 
-def _form(
-    query: str,
-    *,
-    tools: str,
-    by: str = "direct",
-    among: str | None = None,
-    shortlist: int = 10,
-    engine: str = "llm",
-    embedder: str = "embedder",
-) -> Step:
-    return plan(
-        query,
-        tools=box_named(tools),
-        by=by,
-        among=among,
-        shortlist=shortlist,
-        engine=engine,
-        embedder=embedder,
-    )
-
-
-offer("plan", _form)
+offer("plan", plan)

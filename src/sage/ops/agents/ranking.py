@@ -15,8 +15,8 @@ from sage.graph.form import Given
 from sage.graph.plan import PlannedStep, compile_plan
 from sage.graph.step import Step
 from sage.graph.values import Record
-from sage.ops.agents.calling import box_of, given_box
-from sage.ops.agents.tools import TOOLBOXES, Toolbox
+from sage.ops.agents.calling import box_of, by_box_name, given_box
+from sage.ops.agents.tools import Toolbox
 from sage.ops.base import OPERATORS, Bodies, Composite, Context, Operator, Work
 from sage.ops.models import embed
 from sage.ops.text import as_text
@@ -215,31 +215,6 @@ def _bind(planned: PlannedStep, context: Context) -> Work:
 # ---- as YAML says it
 
 
-def _form(
-    query: str,
-    *,
-    tools: str,
-    by: By = "both",
-    k: int | str = 5,
-    among: str | None = None,
-    words: float = 0.02,
-    least: float | None = None,
-    examples: dict[str, Any] | None = None,
-    engine: str = "embedder",
-) -> Step:
-    return rank_tools(
-        query,
-        tools=TOOLBOXES[tools],
-        by=by,
-        k=k,
-        among=among,
-        words=words,
-        least=least,
-        examples=examples,
-        engine=engine,
-    )
-
-
 def _given(made: Step) -> Mapping[str, Given]:
     said: dict[str, Given] = {**made.arguments, "tools": given_box(made)}
     if isinstance(shown := said.get("examples"), Constant):
@@ -253,4 +228,4 @@ def _plain(examples: Examples) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "rows"}
 
 
-OPERATORS["rank_tools"] = Operator("rank_tools", _form, "query", _bind, _given)
+OPERATORS["rank_tools"] = Operator("rank_tools", by_box_name(rank_tools), "query", _bind, _given)

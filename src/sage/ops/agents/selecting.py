@@ -11,7 +11,7 @@ from sage.engines.base import Reply
 from sage.graph.step import Step
 from sage.ops.agents.ranking import By, Selection, rank_tools
 from sage.ops.agents.replies import read_json
-from sage.ops.agents.strategies import Choice, Steps, Strategy, box_named, meant, menu, offer, strategic
+from sage.ops.agents.strategies import Choice, Steps, Strategy, meant, menu, offer, strategic
 from sage.ops.agents.tools import Toolbox
 from sage.ops.functions import step
 from sage.ops.models import generate
@@ -224,29 +224,4 @@ for _one in (
     SELECTORS[_one.name] = _one
 
 
-def _form(
-    query: str,
-    *,
-    tools: str,
-    by: str = "hybrid",
-    k: int = 5,
-    among: str | None = None,
-    shortlist: int = 10,
-    fitted: dict[str, Any] | None = None,
-    engine: str = "llm",
-    embedder: str = "embedder",
-) -> Step:
-    return select_tools(
-        query,
-        tools=box_named(tools),
-        by=by,
-        k=k,
-        among=among,
-        shortlist=shortlist,
-        fitted=fitted,
-        engine=engine,
-        embedder=embedder,
-    )
-
-
-offer("select_tools", _form)
+offer("select_tools", select_tools)

@@ -14,8 +14,8 @@ from sage.graph.fields import field as field_argument
 from sage.graph.form import Given
 from sage.graph.plan import compile_plan
 from sage.graph.step import Step
-from sage.ops.agents.calling import given_box
-from sage.ops.agents.tools import TOOLBOXES, Toolbox
+from sage.ops.agents.calling import by_box_name, given_box
+from sage.ops.agents.tools import Toolbox
 from sage.ops.base import OPERATORS, Operator
 from sage.ops.flow_run import IN, bind_nested
 from sage.registry import Registry
@@ -116,12 +116,7 @@ def offer(name: str, make: Callable[..., Step]) -> None:
             "tools": given_box(made)
         }
 
-    OPERATORS[name] = Operator(name, make, "query", bind_nested, given)
-
-
-def box_named(name: str) -> Toolbox:
-    """A registered box."""
-    return TOOLBOXES[name]
+    OPERATORS[name] = Operator(name, by_box_name(make), "query", bind_nested, given)
 
 
 def menu(tools: Toolbox, names: Sequence[str] | None = None, *, parameters: bool = False) -> str:
