@@ -22,7 +22,7 @@ from sage.scheduling.policy import AXES, PRESETS, Policy
 from sage.settings import VARIABLES
 
 DOCS = Path(__file__).parent
-PAGES = ("../README.md", "benchmarks.md", "cli.md", "engines.md", "policies.md")
+PAGES = ("../README.md", "agents.md", "benchmarks.md", "cli.md", "engines.md", "policies.md")
 
 _MARKED = re.compile(r"(<!-- generated: (?P<what>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -41,6 +41,7 @@ def written(page: Path) -> str:
     if page.name == "cli.md":
         return "\n".join(cli_lines(command(), "sage"))
     tables = {
+        "agents": agents,
         "axes": axes,
         "experiments": experiments,
         "peers": peers,
@@ -102,6 +103,45 @@ def results() -> Iterator[str]:
             )
             yield f"Made by `{made}`, see [{where.parent}](../{where})."
             yield ""
+
+
+def agents() -> Iterator[str]:
+    """What the committed results say of agents: the figures of every cell, a table for each kind of behaviour."""
+    from sage.bench.agent_items import KINDS, AgentFigures
+    from sage.bench.results import read_experiment
+    from sage.cli.bench_agent_shown import COSTS, figure_names, shown_costs, shown_figure
+
+    found: list[tuple[str, AgentFigures]] = []
+    writers: set[str] = set()
+    for path in sorted((DOCS.parent / "results" / "agents").glob("*/experiment.json")):
+        stored = read_experiment(path.parent)
+        config = stored.manifest.config
+        for cell in stored.cells:
+            figures = cell.summary(AgentFigures)
+            said = config["data"] if figures.part == "all" else f"{config['data']}, {figures.part}"
+            found.append((f"[{said}](../results/agents/{path.parent.name})", figures))
+            writers |= {str(config["engines"]["llm"])} if figures.llm_calls else set()
+    for kind in KINDS:
+        cells = [(where, figures) for where, figures in found if figures.kind == kind]
+        if not cells:
+            continue
+        names = figure_names(kind, [figures for _, figures in cells])
+        rows = (
+            (
+                where,
+                one.strategy,
+                f"{one.n:,}",
+                *(shown_figure(one, name) for name in names),
+                *shown_costs(one),
+            )
+            for where, one in cells
+        )
+        yield from ("", f"**{kind.capitalize()}**", "")
+        yield from table(("set", "strategy", "tasks", *names, *COSTS), rows)
+    yield ""
+    if writers:
+        yield paragraph(f"What calls a model calls {', '.join(f'`{said}`' for said in sorted(writers))}.")
+    yield ""
 
 
 def block_lines(block: Any) -> Iterator[str]:

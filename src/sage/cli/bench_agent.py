@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sage.cli.output import Bar, print_json, say, shown_seconds
+from sage.cli.bench_agent_shown import print_report
+from sage.cli.output import Bar, print_json, say
 from sage.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from sage.bench.agent_data.sets import AgentSet
     from sage.bench.agent_fit import Progress
-    from sage.bench.agent_items import AgentFigures, Kind
-    from sage.bench.agent_report import AgentReport
-    from sage.bench.stats import Mean, Share
+    from sage.bench.agent_items import Kind
     from sage.bench.suites.agent import Order
     from sage.settings import Settings
 
@@ -170,7 +169,7 @@ def show(
     if as_json:
         print_json(report)
     else:
-        _print(report)
+        print_report(report)
 
 
 def _strategies(kind: Kind, said: list[str] | None) -> list[str]:
@@ -195,7 +194,7 @@ def _run(data: AgentSet, order: Order, out: Path | None, *, as_json: bool) -> No
     if as_json:
         print_json(report)
     else:
-        _print(report)
+        print_report(report)
     if out is not None:
         say(f"-> {out}")
     if any(cell.failed for cell in report.cells):
@@ -241,80 +240,3 @@ def _stages() -> Iterator[Progress]:
             at = (stage, bar, done)
 
         yield progress
-
-
-# ---- tables
-
-#: Kind -> the columns besides cost: (title, name of a share or mean).
-COLUMNS = {
-    "selection": ("hit@1", "hit@5", "recall@5", "complete@5", "mrr", "none_accuracy"),
-    "timing": ("accuracy", "macro_f1", "over_call", "under_call"),
-    "planning": ("node_f1", "edge_f1", "edge_f1_linked", "ordered_f1", "exact", "simulated"),
-}
-
-
-def _print(report: AgentReport) -> None:
-    from sage.cli.output import table
-
-    for part in dict.fromkeys(cell.part for cell in report.cells):
-        cells = [cell for cell in report.cells if cell.part == part]
-        names = [
-            name
-            for name in COLUMNS[report.kind]
-            if any(name in {**cell.shares, **cell.means} for cell in cells)
-        ]
-        print(f"{report.data} {part}: {cells[0].n:,} tasks of {report.kind}; percent with 95 % intervals")
-        rows = [(cell.strategy, *(_cell(cell, name) for name in names), *_cost(cell)) for cell in cells]
-        print(table(("strategy", *names, "unparsable", "invented", "median", "tokens", "calls"), rows))
-        for cell in cells:
-            if cell.confusion:
-                print(f"{cell.strategy}, right -> said: {_confusion(cell)}")
-        for one in report.differences:
-            if one.part == part and one.gain.mean is not None:
-                print(f"{one.one} - {one.other}: {_gain(one.gain)}")
-        print()
-    print(", ".join(f"{pool} {address}" for pool, address in report.engines.items()))
-
-
-def _cell(cell: AgentFigures, name: str) -> str:
-    if name in cell.shares:
-        return _share(cell.shares[name])
-    return _mean(cell.means[name]) if name in cell.means else "-"
-
-
-def _cost(cell: AgentFigures) -> tuple[str, ...]:
-    return (
-        f"{100 * (cell.unparsable.share or 0):.1f} %",
-        f"{100 * (cell.invented.share or 0):.1f} %",
-        shown_seconds(cell.latency_s.p50),
-        f"{cell.prompt_tokens + cell.completion_tokens:,.0f}",
-        f"{cell.llm_calls + cell.embed_calls:.1f}",
-    )
-
-
-def _confusion(cell: AgentFigures) -> str:
-    return "; ".join(
-        f"{right} -> " + ", ".join(f"{said} {count}" for said, count in sorted(row.items()))
-        for right, row in cell.confusion.items()
-    )
-
-
-def _share(share: Share) -> str:
-    if share.share is None or share.low is None or share.high is None:
-        return "-"
-    return f"{100 * share.share:.1f} ({100 * share.low:.1f}-{100 * share.high:.1f})"
-
-
-def _mean(mean: Mean) -> str:
-    if mean.mean is None:
-        return "-"
-    interval = (
-        "" if mean.low is None or mean.high is None else f" ({100 * mean.low:.1f}-{100 * mean.high:.1f})"
-    )
-    return f"{100 * mean.mean:.1f}{interval}"
-
-
-def _gain(mean: Mean) -> str:
-    assert mean.mean is not None
-    interval = "" if mean.low is None else f" ({100 * mean.low:+.1f} to {100 * (mean.high or 0.0):+.1f})"
-    return f"{100 * mean.mean:+.1f} points{interval}"
