@@ -35,7 +35,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("weather", "hotel", "music")
     files: dict[str, list[Any]] = {
         "tools": [{"name": f"get_{word}", "description": f"Tell about {word}."} for word in words],
-        "selection": [{"id": word, "query": f"some {word}", "gold": [f"get_{word}"]} for word in words],
+        "selection": [
+            *({"id": word, "query": f"some {word}", "gold": [f"get_{word}"]} for word in words),
+            *({"id": f"few {word}", "query": word, "gold": [f"get_{word}"], "among": ["get_music", f"get_{word}"], "group": "few"} for word in words),
+            *({"id": f"no {word}", "query": word, "gold": [], "among": ["get_music"], "group": "none"} for word in words[:2]),
+        ],
         "planning": [{"id": word, "query": f"some {word}", "gold": [f"get_{word}"]} for word in words],
         "timing": [
             {"id": f"{number}", "query": f"music {number}" if number % 3 else f"why {number}", "label": "call" if number % 3 else "answer"}
@@ -80,6 +84,7 @@ def test_the_report_tells_each_kind_with_pictures_and_checks(results: Path, tmp_
     assert "agents-timing-all-confusion-rule" in drawn
     assert "agents-timing-all-classes" in drawn
     assert "agents-selection-all-tokens" in drawn
+    assert "agents-selection-none-threshold" in drawn
 
 
 def test_items_alone_are_enough_to_score_again(results: Path) -> None:

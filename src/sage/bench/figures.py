@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Series", "cdf", "dual_axis", "gantt", "grouped_bars", "matrix", "radar", "scaling", "scatter"]
+__all__ = [
+    "Series",
+    "cdf",
+    "curves",
+    "dual_axis",
+    "gantt",
+    "grouped_bars",
+    "matrix",
+    "radar",
+    "scaling",
+    "scatter",
+]
 
 #: Darker and lighter in turn, so that neighbours differ without colour.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -28,6 +39,7 @@ HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-")
 SHADE = "#DDDDDD"
+WIDE = 50.0  # times the smallest place, from which on an axis is logarithmic
 SIZE = (6.4, 3.6)  # inches: one column of a page
 
 
@@ -209,6 +221,26 @@ def scatter(
             axes.errorbar(
                 [across], [up], yerr=error, color=COLOURS[number % 8], marker=MARKERS[number % 8],
                 linestyle="", capsize=3, label=label,
+            )  # fmt: skip
+        places = [across for across, *_ in points.values()]
+        if min(places) > 0 and max(places) > WIDE * min(places):
+            axes.set_xscale("log")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(visible=True, color="#EEEEEE")
+        _legend(figure, (axes,))
+
+
+def curves(
+    path: Path, *, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str
+) -> None:
+    """Lines through points (xs, ys), in their order."""
+    with _drawing(path) as figure:
+        axes = figure.add_subplot()
+        for number, (label, (across, up)) in enumerate(series.items()):
+            axes.plot(
+                across, up, color=COLOURS[number % 8], marker=MARKERS[number % 8], markersize=4,
+                linestyle=LINES[number % 8], linewidth=1.2, label=label,
             )  # fmt: skip
         axes.set_xlabel(x)
         axes.set_ylabel(y)

@@ -130,6 +130,23 @@ class Canvas:
             }
             figures.scatter(path, points=numbers, x=x, y=y)
 
+    def curves(
+        self, key: str, *, series: Mapping[str, tuple[Sequence[Value], Sequence[Value]]], x: str, y: str
+    ) -> None:
+        """Lines through points: across and up of each."""
+        ends = {
+            f"{label}, {axis}": (values[at], ())
+            for label, values in series.items()
+            for at, axis in enumerate("xy")
+        }
+        path = self._path(key, ends)
+        if path is not None:
+            numbers = {
+                label: ([value.number for value in across], [value.number for value in up])
+                for label, (across, up) in series.items()
+            }
+            figures.curves(path, series=numbers, x=x, y=y)
+
     def matrix(
         self,
         key: str,

@@ -122,7 +122,27 @@ def _of_part(kind: _Kind, source: Source, points: Sequence[Point], key: str, can
             )
     if kind.experiment == "agent-timing":
         blocks += _classes(points, key, canvas, data)
-    return blocks
+    return blocks + _trade_off(points, key, canvas, data, part)
+
+
+def _trade_off(points: Sequence[Point], key: str, canvas: Canvas, data: Shown, part: Shown) -> list[Block]:
+    """Where some tasks have no tool that fits: what a threshold on the best score gains, and what it costs."""
+    series: dict[str, tuple[list[Value], list[Value]]] = {}
+    for point in points:
+        places = range(_length(point, "curve"))
+        fits, empty = ([_value(point, f"curve/{at}/{column}") for at in places] for column in (1, 2))
+        if fits:
+            series[str(point.axes["strategy"])] = (fits, empty)
+    if not series:
+        return []
+    name = f"{key}-threshold"
+    canvas.curves(name, series=series, x="first tool right, where one fits", y="none chosen, where none fits")
+    caption = prose(
+        "Tools chosen on {data}, {part}, as the score below which none is chosen rises along each line.",
+        data=data,
+        part=part,
+    )
+    return [Figure(name, caption, "Lines of accuracy with a right tool against accuracy without")]
 
 
 def _placed(
@@ -190,11 +210,22 @@ def _classes(points: Sequence[Point], key: str, canvas: Canvas, data: Shown) -> 
 
 def _keys(point: Point, pointer: str) -> list[str]:
     """The keys of a mapping in a point's summary."""
+    content = _content(point, pointer)
+    return [str(key) for key in content] if isinstance(content, dict) else []
+
+
+def _length(point: Point, pointer: str) -> int:
+    """Of a list in a point's summary; 0 without one."""
+    content = _content(point, pointer)
+    return len(content) if isinstance(content, list) else 0
+
+
+def _content(point: Point, pointer: str) -> object:
     (cell, *_) = point.cells
     content: object = cell.summary(dict)
     for part in pointer.split("/"):
         content = content.get(part) if isinstance(content, dict) else None
-    return [str(key) for key in content] if isinstance(content, dict) else []
+    return content
 
 
 def _labels(points: Sequence[Point], right: Sequence[str]) -> list[Value | None]:
