@@ -10,31 +10,54 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-#: Set, kind, group: all tasks, by every strategy that needs no model.
+from sage.bench.results import compact
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One experiment: a folder of results."""
+
+    data: str
+    kind: str
+    group: str | None = None
+    strategies: tuple[str, ...] = ()  # none: all that need no model
+    limit: int | None = None  # tasks, picked by hash
+    options: tuple[str, ...] = ()
+    ctx: int = 4096  # tokens of a call, where a model is asked
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return "-".join(filter(None, (self.data, self.kind, self.group, "llm" if self.strategies else None)))
+
+
 WITHOUT = (
-    ("metatool", "selection", "single"),
-    ("metatool", "selection", "multi"),
-    ("metatool", "selection", "reliability"),
-    ("bfcl-v4", "selection", "live_multiple"),
-    ("seal-tools", "selection", "easy"),
-    ("seal-tools", "selection", "difficult"),
-    ("bfcl-v4", "timing", None),
-    ("metatool", "timing", None),
-    ("when2call", "timing", None),
-    ("nestful", "planning", None),
-    ("seal-tools", "planning", None),
+    Recorded("metatool", "selection", "single", limit=2_000),
+    Recorded("metatool", "selection", "multi"),
+    Recorded("metatool", "selection", "reliability"),
+    Recorded("bfcl-v4", "selection", "live_multiple"),
+    Recorded("seal-tools", "selection"),
+    Recorded("bfcl-v4", "timing"),
+    Recorded("metatool", "timing"),
+    Recorded("when2call", "timing"),
+    Recorded("nestful", "planning"),
+    Recorded("seal-tools", "planning"),
 )
-#: The same with a model, on tasks picked by hash, beside the best that need none.
+CHOOSE = ("hybrid", "examples", "llm", "two_stage", "adaptive")
+DECIDE = ("rule", "classifier", "llm", "hybrid")
+PLAN = ("direct", "hierarchical", "react")
+FEW = ("--shortlist", "5", "--fit", "500")
+#: Beside the best that need no model. Where every tool is shown, the context is longer.
 WITH = (
-    ("metatool", "selection", "single", ("hybrid", "examples", "llm", "two_stage", "adaptive")),
-    ("bfcl-v4", "selection", "live_multiple", ("hybrid", "examples", "llm", "adaptive")),
-    ("bfcl-v4", "timing", None, ("rule", "classifier", "llm", "hybrid")),
-    ("metatool", "timing", None, ("rule", "classifier", "llm", "hybrid")),
-    ("when2call", "timing", None, ("rule", "classifier", "llm", "hybrid")),
-    ("nestful", "planning", None, ("direct", "hierarchical", "react")),
-    ("seal-tools", "planning", None, ("direct", "hierarchical", "react")),
+    Recorded("metatool", "timing", None, DECIDE, 200, ctx=8192),
+    Recorded("metatool", "selection", "single", CHOOSE, 200, FEW, ctx=8192),
+    Recorded("nestful", "planning", None, PLAN, 10),
+    Recorded("bfcl-v4", "timing", None, DECIDE, 100),
+    Recorded("when2call", "timing", None, DECIDE, 75),
+    Recorded("bfcl-v4", "selection", "live_multiple", ("hybrid", "examples", "llm", "adaptive"), 100, FEW),
 )
 
 SAGE = "import sys; from sage.cli import main; sys.exit(main())"
@@ -44,25 +67,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="folder with a folder for each set")
     parser.add_argument("--out", type=Path, default=Path("results/agents"))
-    parser.add_argument("--llm", help="address of an engine, such as llama:FILE.gguf?slots=1&ctx=12288")
-    parser.add_argument("--limit", type=int, default=200, help="tasks of each set with a model")
+    parser.add_argument("--llm", help="address of an engine without options, such as llama:FILE.gguf")
     asked = parser.parse_args()
-    runs: list[tuple[str, str, str | None, tuple[str, ...], str]]
-    runs = [(data, kind, group, (), "") for data, kind, group in WITHOUT]
-    if asked.llm:
-        runs += [(*one, "-llm") for one in WITH]
     worst = 0
-    for data, kind, group, strategies, ending in runs:
-        if not (asked.data / data).is_dir():
-            sys.stderr.write(f"no {asked.data / data}: left out\n")
+    for one in (*WITHOUT, *(WITH if asked.llm else ())):
+        data, out = asked.data / one.data, asked.out / one.name
+        if not data.is_dir():
+            sys.stderr.write(f"no {data}: left out\n")
             continue
-        name = "-".join(filter(None, (data, kind, group))) + ending
-        words = [sys.executable, "-c", SAGE, "bench", "agent", kind, "--data", str(asked.data / data)]
-        words += ["--out", str(asked.out / name), *(["--group", group] if group else [])]
-        words += [word for strategy in strategies for word in ("--strategy", strategy)]
-        if ending:
-            words += ["--engine", f"llm={asked.llm}", "--limit", str(asked.limit), "--max-inflight", "1"]
+        words = [
+            sys.executable,
+            "-c",
+            SAGE,
+            "bench",
+            "agent",
+            one.kind,
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+        ]
+        words += ["--group", one.group] if one.group else []
+        words += ["--limit", str(one.limit)] if one.limit else []
+        words += [word for strategy in one.strategies for word in ("--strategy", strategy)]
+        if one.strategies:
+            engine = f"llm={asked.llm}?slots=1&ctx={one.ctx}&threads=1"
+            words += ["--engine", engine, "--max-inflight", "1", *one.options]
         worst = max(worst, subprocess.run(words, check=False).returncode)
+        if (out / "experiment.json").exists():
+            compact(out)
     return worst
 
 
