@@ -147,7 +147,7 @@ class Session:
         has_rates = any(tenant.tokens_per_s is not None for tenant in self._tenants.values())
         self._scheduler = self._make_scheduler(self._policy, random.Random(self._seed), has_rates=has_rates)
         slots = self._runtime.slots(self, self._group)
-        self._endpoints = Endpoints(self._addresses, self._runtime.opening, self._group, self, slots)
+        self._endpoints = Endpoints(self._addresses, self._runtime, self._group, self, slots)
         self._programs = Programs(self._endpoints, self._indexes)
         self._reuse = Reuse(self._settings.cache_dir / "answers.sqlite")
         self._calls = Calls(self._scheduler, self._endpoints, self._reuse, self._clock, self._group)
@@ -412,10 +412,10 @@ class Session:
         """The first open engine of a pool, opened if need be. For direct calls that bypass the scheduler.
 
         Raises:
-            InputError: the pool is not known.
+            InputError: the pool is not known. EngineError: its engines have ended, and are being opened anew.
         """
         await self._endpoints.open(pool)
-        return self._endpoints.engine(self._endpoints.pools[pool][0])
+        return self._endpoints.first(pool)
 
     async def _one(
         self,

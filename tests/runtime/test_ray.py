@@ -317,22 +317,41 @@ def test_an_engine_is_opened_on_every_node_and_its_pieces_come_home(ray_cluster:
     assert len(used) == 2
 
 
-def test_an_engine_whose_worker_dies_loses_no_job(ray_cluster: RayCluster) -> None:
+def test_an_engine_whose_worker_is_killed_comes_back_and_no_job_is_lost(ray_cluster: RayCluster) -> None:
     pipeline = Pipeline("p", answer=generate("{x}", max_tokens=40))
 
     async def main(session: Session) -> Any:
         await session.ready(pipeline)
+        before = {view.name for view in session.snapshot().endpoints}
         engine: Any = await session.engine("llm")
         facts = await engine._link.actor.facts.remote()
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(session.run(pipeline, [{"x": f"say {x}"} for x in range(200)]))
-            await asyncio.sleep(0.3)
-            os.kill(facts.pid, signal.SIGKILL)
-        return running.result()
+        came_back: list[str] = []
 
-    result = in_session(ray_cluster, main, engines={"llm": "emulated:constant?where=node&limit=8"})
-    assert len(result.records) == 200
-    assert any(isinstance(event, TaskRetried) and event.error == "lost" for event in result.events)
+        async def until_it_is_back() -> AsyncIterator[dict[str, int]]:
+            x = 0
+            while x < 100 or not came_back:
+                yield {"x": x}
+                x += 1
+
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(session.run(pipeline, until_it_is_back()))
+            await asyncio.to_thread(until, lambda: busy_on(session) == before)
+            os.kill(facts.pid, signal.SIGKILL)
+            await asyncio.to_thread(until, lambda: busy_on(session) == before - {engine.info.address})
+            await asyncio.to_thread(until, lambda: busy_on(session) == before)
+            came_back.append(engine.info.address)
+        return running.result(), engine.info.address
+
+    result, killed = in_session(ray_cluster, main, engines={"llm": "emulated:constant?where=node&limit=8"})
+    assert not result.failures
+    lost = [event for event in result.events if isinstance(event, TaskRetried)]
+    assert {(event.error, event.endpoint) for event in lost} == {("lost", killed)}
+    done = [event for event in result.events if isinstance(event, TaskEnded) and event.outcome == "done"]
+    assert any(event.endpoint == killed and event.dispatched > lost[-1].t for event in done)
+
+
+def busy_on(session: Session) -> set[str]:
+    return {view.name for view in session.snapshot().endpoints if view.in_flight}
 
 
 def test_an_engine_for_nodes_is_refused_by_the_local_runtime() -> None:

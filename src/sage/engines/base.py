@@ -30,6 +30,7 @@ __all__ = [
     "Engine",
     "EngineInfo",
     "GenerateRequest",
+    "MayEnd",
     "Message",
     "Piece",
     "Reply",
@@ -189,6 +190,17 @@ class CallsBack(Protocol):
 
         Returns:
             What aborts the call, at once: ``ended`` is not called any more then.
+        """
+
+
+@runtime_checkable
+class MayEnd(Protocol):
+    """What an engine offers that can end by itself: whoever opened it is told, closes it and opens it anew."""
+
+    def on_end(self, tell: Callable[[], None]) -> None:
+        """Have somebody told, on the event loop, once it takes no further call; at once if it has ended already.
+
+        They are told before the calls under way fail as "lost", so that none of them is made here again.
         """
 
 

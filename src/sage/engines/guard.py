@@ -1,7 +1,7 @@
 """Runs a program that must not outlive whoever started it: ``python -m sage.engines.guard PROGRAM ARGUMENT…``.
 
 When standard input ends, because it was closed or because its owner was killed, the program and all it started are
-ended: politely, and after ten seconds by force. Otherwise it ends as the program does.
+ended: politely, and after ten seconds by force. Otherwise it ends as the program does, and ends what that left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ def guard(command: Sequence[str]) -> int:
             _end(program)
 
         threading.Thread(target=end, daemon=True).start()
-        return program.wait()
+        code = program.wait()
+        with contextlib.suppress(
+            ProcessLookupError
+        ):  # servers may leave processes behind when they are killed
+            os.killpg(program.pid, signal.SIGKILL)
+        return code
 
 
 def _end(program: subprocess.Popen[bytes]) -> None:

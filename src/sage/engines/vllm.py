@@ -1,4 +1,4 @@
-"""``vllm:``: starts vLLM's OpenAI server on this machine, uses it, restarts it if it dies, and ends it."""
+"""``vllm:``: starts vLLM's OpenAI server on this machine, uses it, tells if it dies, and ends it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import shlex
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -26,7 +27,9 @@ from sage.engines.base import (
     Reply,
 )
 from sage.engines.base import open_engine as open_address
-from sage.errors import EngineError, InputError, SetupError
+from sage.engines.ending import Ending
+from sage.engines.engine_metrics import EngineMetrics, Measured
+from sage.errors import EngineError, EngineFault, InputError, SetupError
 
 if TYPE_CHECKING:
     from sage.settings import Settings
@@ -35,12 +38,14 @@ __all__ = ["VllmEngine", "open_vllm"]
 
 START_S = 600.0  # a large model takes minutes to load
 LOOK_S = 0.5
-AGAIN_S = 1.0  # before a server that died is started anew
+DEATH_S = 2.0  # how long a server that broke off calls may take to end, for them to be lost with it
+#: Faults of calls whose server may have died.
+SUSPICIOUS: frozenset[EngineFault] = frozenset({"unreachable", "stalled", "failed", "garbled"})
 OWN = ("flags", "start_s")  # options that are not the client's
 
 
 class VllmEngine:
-    """A server of our own, seen through the client of its API.
+    """A server of our own, seen through the client of its API. It ends with the server.
 
     Args:
         engine: the client.
@@ -50,19 +55,55 @@ class VllmEngine:
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
         self._info = msgspec.structs.replace(engine.info, address=name)
+        self._ending = Ending()
+        self._is_over = asyncio.Event()
 
     @property
     def info(self) -> EngineInfo:
         """What the server says it can do."""
         return self._info
 
+    def on_metrics(self, tell: Callable[[EngineMetrics], None]) -> None:
+        """Have somebody told of the server's load: see the option ``metrics_s`` of ``openai:``."""
+        if isinstance(self._engine, Measured):
+            self._engine.on_metrics(tell)
+
+    def on_end(self, tell: Callable[[], None]) -> None:
+        """Have somebody told when the server has ended."""
+        self._ending.tell(tell)
+
+    async def watch(self, server: asyncio.subprocess.Process) -> None:
+        """Wait for the end of the server, and tell of it."""
+        await server.wait()
+        self._ending.over()
+        self._is_over.set()
+
     async def generate(self, request: GenerateRequest, emit: Emit) -> Reply:
         """Answer a request. Cancelling makes the server stop generating."""
-        return await self._engine.generate(request, emit)
+        try:
+            return await self._engine.generate(request, emit)
+        except EngineError as error:
+            raise await self._why(error) from None
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
         """Turn texts into vectors, if the model does."""
-        return await self._engine.embed(request)
+        try:
+            return await self._engine.embed(request)
+        except EngineError as error:
+            raise await self._why(error) from None
+
+    async def _why(self, error: EngineError) -> EngineError:
+        """The error, or that the server has ended, which is seen a moment later than that it broke off a call."""
+        if error.fault not in SUSPICIOUS:
+            return error
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DEATH_S):
+                await self._is_over.wait()
+        return (
+            EngineError(f"{self._info.address}: its server has ended", fault="lost")
+            if self._is_over.is_set()
+            else error
+        )
 
 
 @asynccontextmanager
@@ -71,7 +112,7 @@ async def open_vllm(address: Address, settings: Settings) -> AsyncIterator[VllmE
 
     The address is ``vllm:MODEL`` or ``vllm:FOLDER`` with an executable ``serve`` in it, which is given the port. The
     option ``flags`` holds further arguments of vLLM's, ``start_s`` the seconds it may take to load; all others are
-    those of ``openai:``.
+    those of ``openai:``. A session opens it anew if it dies.
 
     Raises:
         InputError: an option makes no sense. SetupError: the server ends instead of starting, or takes too long.
@@ -80,23 +121,33 @@ async def open_vllm(address: Address, settings: Settings) -> AsyncIterator[VllmE
     port = _free_port()
     command = _command(address, port)
     rest = {name: value for name, value in address.options.items() if name not in OWN}
-    query = "&".join(f"{name}={value}" for name, value in rest.items())
+    query = urlencode(rest)
     client = f"openai:http://127.0.0.1:{port}/v1" + (f"?{query}" if query else "")
     name = f"vllm:{address.target}"
     with tempfile.TemporaryFile() as log:
         server = await _started(command, log)
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                engine = await _opened(stack, server, client, settings, start_s, log, name)
-            except BaseException:
-                await _stop(server)
-                raise
-            async with asyncio.TaskGroup() as group:
-                keeping = group.create_task(_keep(server, command, log))
-                try:
-                    yield VllmEngine(engine, name)
-                finally:
-                    keeping.cancel()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                engine = VllmEngine(await _opened(stack, server, client, settings, start_s, log, name), name)
+                await stack.enter_async_context(_watched(engine, server))
+                yield engine
+        finally:
+            await _stop(server)
+
+
+@asynccontextmanager
+async def _watched(engine: VllmEngine, server: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    raised: Exception | None = None
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(engine.watch(server))
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again below, outside the group that would wrap it
+            raised = error
+        finally:
+            watching.cancel()
+    if raised is not None:
+        raise raised
 
 
 def _command(address: Address, port: int) -> list[str]:
@@ -158,17 +209,6 @@ async def _opened(
     raise SetupError(
         f"{name}: the server ended with {server.returncode} instead of starting; {_last_words(log)}"
     )
-
-
-async def _keep(server: asyncio.subprocess.Process, command: list[str], log: BinaryIO) -> None:
-    """Start the server anew whenever it dies; end it when this is cancelled."""
-    try:
-        while True:
-            await server.wait()
-            await asyncio.sleep(AGAIN_S)
-            server = await _started(command, log)
-    finally:
-        await _stop(server)
 
 
 async def _stop(server: asyncio.subprocess.Process) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
@@ -25,12 +25,15 @@ class Runtime(Protocol):
     def slots(self, members: Membership, group: asyncio.TaskGroup) -> Slots:
         """What carries out the functions of the cpu pools."""
 
-    def opening(self, address: str) -> Sequence[AbstractAsyncContextManager[Engine]]:
-        """What opens an engine's address, once for each place the engine is to be at.
+    async def opening(self, address: str) -> Mapping[str, AbstractAsyncContextManager[Engine]]:
+        """What opens an engine's address, by the place it is to be at.
 
         Raises:
             InputError: the address is wrong.
         """
+
+    def look_s(self, address: str) -> float | None:
+        """How often an engine's places may change; None: they stay."""
 
     def facts(self) -> dict[str, object]:
         """What the manifest of a run says of it; JSON data."""
@@ -50,14 +53,18 @@ class LocalRuntime:
         """Threads."""
         return ThreadSlots(members)
 
-    def opening(self, address: str) -> Sequence[AbstractAsyncContextManager[Engine]]:
+    async def opening(self, address: str) -> Mapping[str, AbstractAsyncContextManager[Engine]]:
         """One engine, here."""
         plain, place = split_place(address)
         if place.get("where", "driver") != "driver":
             raise InputError(
                 f"engine {address!r} is to be at {place['where']!r}, but only runtime='ray' has nodes"
             )
-        return (open_engine(plain, self._settings),)
+        return {"": open_engine(plain, self._settings)}
+
+    def look_s(self, _address: str) -> float | None:
+        """Never: here stays here."""
+        return None
 
     def facts(self) -> dict[str, object]:
         """Nothing that the manifest does not say already."""

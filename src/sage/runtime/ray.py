@@ -8,7 +8,7 @@ Ray ends with the driver, however it ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from sage.engines.base import Engine, open_engine
 from sage.errors import SetupError
 from sage.runtime.local import split_place
 from sage.runtime.ray_cluster import Connection, NodeFacts, RayCluster, connected, nodes_of
-from sage.runtime.ray_engine import open_on_node, places_of
+from sage.runtime.ray_engine import is_on_nodes, open_on_node, places_of
 from sage.runtime.ray_slots import RaySlots
 from sage.runtime.ray_worker import Worker, first_line, versions
 from sage.runtime.slots import Membership
@@ -27,6 +27,7 @@ __all__ = ["Inspected", "RayRuntime", "inspected", "open_ray"]
 
 START_S = 60.0  # how long a worker may take to start
 CLOCK_LOOKS = 5
+LOOK_S = 2.0  # how often it is seen whether nodes have joined that lack an engine
 
 
 @asynccontextmanager
@@ -98,13 +99,17 @@ class RayRuntime:
         """Workers on the nodes."""
         return RaySlots(self, members, group)
 
-    def opening(self, address: str) -> Sequence[AbstractAsyncContextManager[Engine]]:
+    async def opening(self, address: str) -> Mapping[str, AbstractAsyncContextManager[Engine]]:
         """One engine here, or one on every node that has room."""
         plain, place = split_place(address)
-        nodes = places_of(plain, place, self.look())
-        if nodes is None:
-            return (open_engine(plain, self._settings),)
-        return tuple(open_on_node(self, plain, place, node, self._settings) for node in nodes)
+        if not is_on_nodes(plain, place):
+            return {"": open_engine(plain, self._settings)}
+        nodes = places_of(plain, place, await asyncio.to_thread(self.look))
+        return {node.id: open_on_node(self, plain, place, node, self._settings) for node in nodes}
+
+    def look_s(self, address: str) -> float | None:
+        """Nodes come and go; this process stays."""
+        return LOOK_S if is_on_nodes(*split_place(address)) else None
 
     def look(self) -> list[NodeFacts]:
         """The nodes as they are now. Blocks for some milliseconds."""

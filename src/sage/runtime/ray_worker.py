@@ -19,7 +19,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sage.engines.base import EmbedReply, EmbedRequest, Engine, GenerateRequest, Piece, Reply, open_engine
+from sage.engines.base import (
+    EmbedReply,
+    EmbedRequest,
+    Engine,
+    GenerateRequest,
+    MayEnd,
+    Piece,
+    Reply,
+    open_engine,
+)
 from sage.errors import EngineError, SageError
 from sage.settings import Settings
 from sage.tasks import spawn
@@ -151,11 +160,13 @@ class Worker:
         return Facts(versions(), os.getpid(), time.monotonic())
 
     async def hold(self, address: str, home: Path | None) -> None:
-        """Open an engine and keep it until ``close``, then return. ``info`` tells when it is open."""
+        """Open an engine and keep it until ``close`` or its own end, then return. ``info`` tells when it is open."""
         settings = Settings.load() if home is None else Settings(home=home)
         try:
             async with open_engine(address, settings) as engine, asyncio.TaskGroup() as self._group:
                 self._engine = engine
+                if isinstance(engine, MayEnd):
+                    engine.on_end(self._closing.set)
                 await self._closing.wait()
         finally:
             self._engine = self._group = None
