@@ -33,6 +33,7 @@ from sage.runtime.programs import Programs
 from sage.runtime.prometheus import exposition
 from sage.runtime.recorder import Recorder, RunResult
 from sage.runtime.reuse import Reuse
+from sage.runtime.slots import NOWHERE
 from sage.runtime.stream import OpenStream, error_of, results_of
 from sage.runtime.together import Part, Stagger, asked_together, checked_stagger, feed_together
 from sage.scheduling.core import Scheduler
@@ -467,11 +468,13 @@ class Session:
     async def _program(self, pipeline: Pipeline, recorder: Recorder | None) -> Program:
         program = await self._programs.of(pipeline.plan)
         if recorder is not None:
-            recorder.uses(pipeline.plan, self._endpoints, self._runtime.facts())
+            recorder.uses(pipeline.plan, self._endpoints, self._runtime.facts)
         return program
 
     def joined(self, name: str, pool: str, limit: int) -> None:
         """An endpoint takes so many calls at once from now on. For runtimes."""
+        if not name.endswith(NOWHERE):
+            self._books.joined(name, pool, limit)
         self._calls.tell(EndpointJoined(name, pool, limit))
 
     def left(self, name: str) -> None:

@@ -102,6 +102,11 @@ class Books:
         self._recorders.discard(recorder)
         recorder.finish(status)
 
+    def joined(self, name: str, pool: str, limit: int) -> None:
+        """An endpoint takes calls from now on."""
+        for recorder in self._recorders:
+            recorder.joined(name, pool, limit)
+
     def counts(self) -> EventCounts | None:
         """What was counted until now; None where nothing is recorded."""
         for recorder in self._recorders:

@@ -25,7 +25,7 @@ from sage.engines.base import (
 )
 from sage.engines.engine_metrics import Measured
 from sage.errors import EngineError, SetupError
-from sage.runtime.slots import Membership
+from sage.runtime.slots import NOWHERE, Membership
 from sage.tasks import spawn
 
 __all__ = ["EnginePool", "Sites"]
@@ -35,7 +35,6 @@ logger = logging.getLogger("sage")
 AGAIN_S = 1.0  # before an engine that could not be opened is tried again; doubled each time
 MAX_AGAIN_S = 30.0
 DOWN_S = 60.0  # a pool without an engine for so long, and none being opened, fails its calls
-NOWHERE = "@nowhere"
 
 #: Which address of the pool, and the place it is to be at.
 Spot = tuple[int, str]

@@ -20,7 +20,7 @@ from sage.runtime.ray_carrier import RayCarrier
 from sage.runtime.ray_cluster import NodeFacts
 from sage.runtime.ray_link import Link
 from sage.runtime.ray_worker import HopResult, first_line
-from sage.runtime.slots import Ended, Membership, Outcome
+from sage.runtime.slots import NOWHERE, Ended, Membership, Outcome
 from sage.tasks import spawn
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ ROOM_S = 10.0  # how long to wait for room on nodes that have it taken
 SOON_S = 0.2
 LOOK_S = 1.0  # how often the nodes are looked at
 SUSPECT = 2  # losses after which a record is sent alone: it may be what kills its workers
-NOWHERE = "@nowhere"
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,20 +70,27 @@ class Recorder:
         self.run = run
         self._folder = folder
         self._clock = clock
+        self._joined: dict[str, dict[str, int]] = {}  # pool -> endpoint -> limit, since it began
+        self._cluster: Callable[[], Mapping[str, Any]] = dict  # what is known of it now
 
-    def uses(self, plan: Plan, endpoints: Endpoints, cluster: Mapping[str, Any]) -> None:
+    def uses(self, plan: Plan, endpoints: Endpoints, cluster: Callable[[], Mapping[str, Any]]) -> None:
         """Write a pipeline, and the engines and nodes it runs on, into the manifest."""
         folder = self._folder
         if folder is None or plan.name in folder.manifest.pipelines:
             return
+        self._cluster = cluster
         steps = [{"name": s.name, "operator": s.step.operator, "after": s.after} for s in plan.steps]
         described = {"inputs": plan.inputs, "steps": steps}
         folder.update(
             pipelines={**folder.manifest.pipelines, plan.name: described},
             engines=dict(endpoints.pools),
             limits=dict(endpoints.limits),
-            cluster=cluster,
+            cluster=cluster(),
         )
+
+    def joined(self, name: str, pool: str, limit: int) -> None:
+        """An endpoint takes calls from now on, perhaps of this run: the manifest will name it too."""
+        self._joined.setdefault(pool, {})[name] = limit
 
     def streams(self, name: str, stages: Mapping[str, str]) -> None:
         """Write a stream into the manifest: its stages, and the kind of each."""
@@ -117,9 +124,25 @@ class Recorder:
 
     def finish(self, status: Literal["complete", "partial", "failed"]) -> None:
         """Close the log, and say in the manifest how the run ended."""
-        if self._folder is not None:
-            self._folder.log.append(RunEnded(self._clock() - self.run.began, status))
-            self._folder.finish(status, {str(outcome): n for outcome, n in self.run.counts.items()})
+        folder = self._folder
+        if folder is not None:
+            folder.log.append(RunEnded(self._clock() - self.run.began, status))
+            counts = {str(outcome): n for outcome, n in self.run.counts.items()}
+            folder.finish(status, counts, **self._members(folder.manifest))
+
+    def _members(self, manifest: Manifest) -> dict[str, Any]:
+        """Endpoints of the run's pools, with those that joined later, and the cluster as it is known in the end."""
+        joined = {pool: several for pool, several in self._joined.items() if pool in manifest.engines}
+        engines = {
+            pool: tuple(dict.fromkeys((*manifest.engines[pool], *several)))
+            for pool, several in joined.items()
+        }
+        limits = {name: limit for several in joined.values() for name, limit in several.items()}
+        return {
+            "engines": {**manifest.engines, **engines},
+            "limits": {**manifest.limits, **limits},
+            "cluster": self._cluster(),
+        }
 
     def result(self, results: list[Record | JobFailure]) -> RunResult:
         """The results of a finished run, sorted into good and bad."""

@@ -146,12 +146,12 @@ class RunFolder:
         content = msgspec.json.format(msgspec.json.encode(self.manifest), indent=2)
         write_private(self.path / "run.json", content + b"\n")
 
-    def finish(self, status: Status, counts: Mapping[str, int]) -> None:
-        """Close the log and say in the manifest how the run ended."""
+    def finish(self, status: Status, counts: Mapping[str, int], **changes: Any) -> None:
+        """Close the log and say in the manifest how the run ended, and what else has changed."""
         try:
             self.log.close()
         finally:
-            self.update(status=status, counts=dict(counts), ended=wall_time())
+            self.update(status=status, counts=dict(counts), ended=wall_time(), **changes)
 
 
 def create_run(

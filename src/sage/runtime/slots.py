@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from sage.runtime.hops import Carrier
     from sage.runtime.program import Node
 
-__all__ = ["Membership", "Outcome", "Slots", "ThreadSlots"]
+__all__ = ["NOWHERE", "Membership", "Outcome", "Slots", "ThreadSlots"]
+
+#: Ends the name of what stands in for the endpoints of a pool that has none any more: calls to it fail.
+NOWHERE = "@nowhere"
 
 #: The value of a function, or what it raised.
 Outcome = tuple[Any, Exception | None]
