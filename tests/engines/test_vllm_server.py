@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -137,6 +138,22 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path, tmp_home: Settings) 
             await until(lambda: not is_running(child))
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_guard_whose_front_is_killed_still_ends_the_program(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text("import os, sys, time\nprint(os.getpid(), flush=True)\ntime.sleep(1000)\n")
+    command = [sys.executable, "-m", "sage.engines.guard", sys.executable, str(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as front:
+        assert front.stdout is not None
+        program = int(front.stdout.readline())
+        front.kill()
+        front.wait()
+        assert is_running(program)
+        assert front.stdin is not None
+        front.stdin.close()
+        asyncio.run(until(lambda: not is_running(program)))
 
 
 def test_a_server_that_ends_at_once_says_its_last_words(folder: Path, tmp_home: Settings) -> None:

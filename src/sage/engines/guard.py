@@ -2,6 +2,9 @@
 
 When standard input ends, because it was closed or because its owner was killed, the program and all it started are
 ended: politely, and after ten seconds by force. Otherwise it ends as the program does, and ends what that left.
+
+The guard proper is a child of the process that was started: a worker of Ray's kills its children when it ends, and
+they could not guard anything any more, but not the children of those.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-__all__ = ["guard"]
+__all__ = ["guard", "main"]
 
 GRACE_S = 10.0
 
@@ -47,5 +50,14 @@ def _end(program: subprocess.Popen[bytes]) -> None:
             return
 
 
+def main() -> int:
+    """Guard in a child, and end as it does."""
+    child = os.fork()
+    if not child:
+        return guard(sys.argv[1:])
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 if __name__ == "__main__":
-    sys.exit(guard(sys.argv[1:]))
+    sys.exit(main())
