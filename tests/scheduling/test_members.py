@@ -168,6 +168,40 @@ def test_a_limit_never_falls_below_one() -> None:
     assert last == 1
 
 
+#: What happens to an endpoint: it says its limit, on joining or on coming back; many calls end; its cache is full.
+HAPPENINGS = st.one_of(
+    st.tuples(st.just("says"), st.integers(1, 12)),
+    st.tuples(
+        st.just("calls"), st.sampled_from((1, 30)), st.sampled_from((0.01, 2.0)), st.booleans(), st.booleans()
+    ),
+    st.tuples(st.just("pressed"), st.sampled_from((0.5, 0.99))),
+)
+
+
+@given(st.integers(1, 12), st.lists(HAPPENINGS, max_size=40))
+def test_a_limit_stays_between_one_and_what_the_endpoint_says_last(
+    said: int, happenings: list[tuple[Any, ...]]
+) -> None:
+    limit, now = Adaptive(), 0.0
+    current = limit.of("a", said)
+    for kind, *about in happenings:
+        if kind == "says":
+            said = about[0]
+            current = limit.of("a", said)
+        elif kind == "pressed":
+            now += 10.0
+            current = limit.pressed("a", about[0], now) or current
+        else:
+            number, token_s, is_full, is_overloaded = about
+            for _ in range(number):
+                now += token_s
+                call = EndedCall(
+                    now - token_s, now, current if is_full else 0, 10, 1, overloaded=is_overloaded
+                )
+                current = limit.ended("a", call) or current
+        assert 1 <= current <= said
+
+
 # ---- admission
 
 

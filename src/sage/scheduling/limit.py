@@ -190,7 +190,7 @@ class Adaptive:
             known.window = Window(now)
             return None
         known.before, known.rate = known.limit, rate
-        return self._set(known, min(known.said, known.limit + max(1, int(known.limit * known.step))), now)
+        return self._set(known, known.limit + max(1, int(known.limit * known.step)), now)
 
     def _too_slow(self, known: Endpoint, token_s: float, now: float) -> int | None:
         """Cut, unless cutting does not help: tokens as slow as before are not slow because of the limit."""
@@ -199,7 +199,7 @@ class Adaptive:
             if token_s > slower_s * (1 - WORTH * (1 - known.limit / before)):
                 known.cut_from = None
                 known.endure_until = now + HOLD_S
-                return self._set(known, min(before, known.said), now)
+                return self._set(known, before, now)
         if known.before is None and now < known.endure_until:
             known.window = Window(now)
             return None
@@ -219,9 +219,11 @@ class Adaptive:
         return self._set(known, before, now)
 
     def _set(self, known: Endpoint, limit: int, now: float) -> int:
-        known.limit = limit
+        known.limit = min(
+            limit, known.said
+        )  # what was before a step may be more than it says since it came back
         known.window = Window(now)
-        return limit
+        return known.limit
 
 
 LIMITS: Registry[Callable[..., Limit]] = Registry("limit")
