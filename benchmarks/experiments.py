@@ -1,6 +1,6 @@
 """Records the paper's experiments into results/experiments, compact, and makes the report and the pictures of the docs.
 
-python benchmarks/experiments.py            simulated ones, those over HTTP, and those on embedded models: an hour
+python benchmarks/experiments.py            simulated, over HTTP, one server loaded, on embedded models: half an hour
 python benchmarks/experiments.py --only simulated
 
 Each experiment is one command of ``sage bench``, which its folder holds; one that is whole is not run again.
@@ -12,9 +12,11 @@ import argparse
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from sage.bench.results import compact, is_experiment, read_experiment
+from sage.testing.server import Behaviour, separate_server
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -39,6 +41,13 @@ RUNS: dict[str, dict[str, list[str]]] = {
     "http": {
         "nodes-http": ["nodes", "--preset", "full", "--jobs", "150"],
     },
+    "serve": {
+        "serve-emulated": [
+            *("serve", "--num-prompts", "100", "--random-input-len", "256", "--random-output-len", "32"),
+            *("--ignore-eos", "--goodput", "e2el:1000"),
+            *(word for clients in (1, 2, 4, 8, 16, 32, 64) for word in ("--max-concurrency", str(clients))),
+        ],
+    },
     "embedded": {
         "concurrency-embedded": ["concurrency", "--preset", "full", "--jobs", "16"],
         "complexity-embedded": ["complexity", "--preset", "full", "--jobs", "8"],
@@ -46,6 +55,9 @@ RUNS: dict[str, dict[str, list[str]]] = {
         "stagger-embedded": ["stagger", "--preset", "full", "--repeats", "1"],
     },
 }
+
+#: What is loaded: an emulated server, in a process of its own.
+SERVER = Behaviour(profile="vllm-llama-3.1-8b")
 
 #: Folders of results that go into the report, where they are there.
 REPORTED = ("experiments", "policies", "agents", "serve", "overhead", "peers")
@@ -59,6 +71,11 @@ PICTURES = {
     "bench-pipelines": "pipelines-pipelines-simulated-rag-load_aware",
     "bench-stagger": "stagger-stagger-simulated-rag",
     "bench-nodes": "nodes-nodes-simulated-per_node",
+    "bench-policies": "policies-simulated",
+    "bench-serve": "serve-serve-emulated",
+    "bench-agents-selection": "agents-metatool-selection-single-single-latency",
+    "bench-agents-timing": "agents-metatool-timing-all-classes",
+    "bench-agents-confusion": "agents-when2call-timing-all-confusion-classifier",
 }
 
 
@@ -73,7 +90,9 @@ def main() -> None:
     said = parser.parse_args()
     for kind in said.only or RUNS:
         for folder, arguments in RUNS[kind].items():
-            record(RESULTS / "experiments" / folder, arguments)
+            with separate_server(SERVER) if kind == "serve" else nullcontext() as url:
+                where = [] if url is None else ["--base-url", url]
+                record(RESULTS / "experiments" / folder, [*arguments, *where])
     given = [str(RESULTS / name) for name in REPORTED if (RESULTS / name).is_dir()]
     sage("bench", "report", *given, "--out", str(said.report))
     sage("bench", "report", "--check", str(said.report))
