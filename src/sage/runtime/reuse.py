@@ -152,22 +152,31 @@ class Reuse:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(self._path, os.O_CREAT, 0o600))
-                self._disk = sqlite3.connect(self._path, check_same_thread=False)
-                (version,) = self._disk.execute("PRAGMA user_version").fetchone()
-                if version not in {0, VERSION}:
-                    raise SetupError(
-                        f"{self._path}: kept by another version of SAGE (form {version}, this one reads {VERSION}); "
-                        "remove the file, or set SAGE_HOME to another folder"
-                    )
-                self._disk.execute("PRAGMA journal_mode=WAL")
-                self._disk.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB)")
-                self._disk.execute(f"PRAGMA user_version = {VERSION}")
+                self._disk = _opened(self._path)
             except (OSError, sqlite3.Error) as error:
                 raise SetupError(
                     f"{self._path}: answers cannot be kept there ({error}); set SAGE_HOME to another folder, "
                     "or use .cache() without 'disk'"
                 ) from error
         return self._disk
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    disk = sqlite3.connect(path, check_same_thread=False)
+    try:
+        (version,) = disk.execute("PRAGMA user_version").fetchone()
+        if version not in {0, VERSION}:
+            raise SetupError(
+                f"{path}: kept by another version of SAGE (form {version}, this one reads {VERSION}); "
+                "remove the file, or set SAGE_HOME to another folder"
+            )
+        disk.execute("PRAGMA journal_mode=WAL")
+        disk.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB)")
+        disk.execute(f"PRAGMA user_version = {VERSION}")
+    except BaseException:
+        disk.close()
+        raise
+    return disk
 
 
 def remembering(

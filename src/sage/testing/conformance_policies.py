@@ -131,9 +131,9 @@ def check_places(axis: str, name: str) -> None:
 def check_is_documented(axis: str, name: str) -> None:
     """The docstring says what it does, when to use it and when not; arguments have numbers as defaults."""
     member = AXES[axis][name]
-    said = member.__doc__ or ""
+    said = " ".join((member.__doc__ or "").split())
     for word in ("When: ", "When not: "):
-        assert word in said.replace("\n    ", " "), f"{axis} {name}: no {word!r} in its docstring"
+        assert word in said, f"{axis} {name}: no {word!r} in its docstring"
     for option in options(member):
         assert isinstance(option.default, int | float), f"{axis} {name}: {option.name} is no number"
 
