@@ -7,6 +7,9 @@ import re
 __all__ = ["completed"]
 
 _LITERALS = ("true", "false", "null")
+_CUT_ESCAPE = re.compile(
+    r"(?<!\\)(?:\\\\)*((?:\\u[dD][89abAB][0-9a-fA-F]{2})?\\(?:u[0-9a-fA-F]{0,3})?|\\u[dD][89abAB][0-9a-fA-F]{2})$"
+)
 _NUMBER_END = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
@@ -90,6 +93,6 @@ def _scalar_end(text: str, place: int) -> int | None:
 
 
 def _cut_escape(text: str) -> str:
-    """Without an escape that is cut in the middle."""
-    match = re.search(r"(?<!\\)(?:\\\\)*(\\(?:u[0-9a-fA-F]{0,3})?)$", text)
+    """Without an escape that is cut in the middle, nor the first half of a character that takes two."""
+    match = _CUT_ESCAPE.search(text)
     return text if match is None else text[: match.start(1)]

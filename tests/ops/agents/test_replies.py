@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sage import Pipeline
@@ -42,6 +42,8 @@ def test_json_is_found_among_prose(value: dict[str, Any], before: str, after: st
 
 
 @given(value=JSON, share=st.floats(0, 1))
+@example(value={"[": 0}, share=0.5)
+@example(value={"[": "\U00010000"}, share=0.75)
 def test_cut_json_never_reads_as_what_was_not_written(value: dict[str, Any], share: float) -> None:
     text = json.dumps(value)
     found = read_json(text[: int(len(text) * share)])

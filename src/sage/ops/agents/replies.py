@@ -52,8 +52,8 @@ def read_json(text: str) -> Any:
             value = msgspec.json.decode(closed) if closed else None
         except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
-        if isinstance(value, dict | list) and value:
-            return value
+        if isinstance(value, dict | list):
+            return value or None  # it is cut before anything is whole; brackets further on are inside of it
     return None
 
 
