@@ -69,7 +69,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, target: str) -> Non
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ('{"text": "a",}', "line 2, column 14: not JSON"),
+        ('{"text": a}', "line 2, column 10: not JSON"),
         ('{"text": NaN}', "line 2: not JSON: NaN is no JSON number"),
         ('["a"]', "line 2: expected an object"),
         ('{"txt": "a"}', "line 2: no \"text\"; got 'txt'"),
