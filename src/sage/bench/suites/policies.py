@@ -337,7 +337,7 @@ def repeated(stored: StoredExperiment, cell: StoredCell) -> Mapping[str, Any]:
     assert seed is not None, "every cell of this suite has a seed"
     if cell.manifest.axes["share"] == 0:
         return _plain(saturation_run(spec, "simulated", seed, cell.path))
-    policy, share = str(cell.manifest.axes["policy"]), float(cell.manifest.axes["share"])
+    policy, share = cell.summary(Cell).figures.policy, float(cell.manifest.axes["share"])  # as it was written
     again = _run_cell(spec, "simulated", policy, share, seed, saturation_of(runs), cell.path)
     return {name: value for name, value in _plain(again).items() if name != "decision_us"}
 
