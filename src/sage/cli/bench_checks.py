@@ -42,9 +42,7 @@ def audit(
     else:
         for one in found:
             verdict = "sound" if one.is_sound else f"refused, {len(one.refused)} findings"
-            print(
-                f"{one.path}: {verdict}; {one.cells} cells, {len(one.checks)} checks each: {', '.join(one.checks)}"
-            )
+            print(f"{one.path}: {verdict}; {one.cells} cells, checks of each: {', '.join(one.checks)}")
             for name in one.repeated:
                 print(f"  simulated again: {name}")
             for finding in one.refused:
