@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sage.cli.bench_agent_shown import print_report
-from sage.cli.output import Bar, print_json, say
+from sage.cli.output import Bar, print_json, say, typed_command
 from sage.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -118,7 +116,7 @@ def _command_of(kind: Kind, without: tuple[str, ...]) -> Callable[..., None]:
             fit=fit,
             shortlist=shortlist,
             max_inflight=max_inflight,
-            command=_typed(sys.argv[1:]),
+            command=typed_command(),
         )
         _run(_data(data, settings), order, out, as_json=as_json)
 
@@ -199,11 +197,6 @@ def _run(data: AgentSet, order: Order, out: Path | None, *, as_json: bool) -> No
         say(f"-> {out}")
     if any(cell.failed for cell in report.cells):
         raise typer.Exit(1)
-
-
-def _typed(words: list[str]) -> str:
-    """The command that was typed, with folders by their names: where they are is this machine's business."""
-    return shlex.join(["sage", *(Path(word).name if Path(word).is_absolute() else word for word in words)])
 
 
 def _data(said: str, settings: Settings) -> AgentSet:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from sage.cli.output import Bar
+from sage.cli.output import Bar, typed_command
 from sage.clock import monotonic
 from sage.errors import InputError
 
@@ -279,7 +277,7 @@ def _carried_out(points: Sequence[Point], out: Path | None, repeats: int, piped:
             Settings.load(),
             repeats=repeats,
             records=None if piped is None else piped.make,
-            command=shlex.join(["sage", *sys.argv[1:]]),
+            command=typed_command(),
             data={} if piped is None else piped.data,
             on_end=on_end,
         )

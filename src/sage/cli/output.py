@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +16,7 @@ from sage.clock import monotonic
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Bar", "print_json", "say", "shown_bytes", "shown_seconds", "table"]
+__all__ = ["Bar", "print_json", "say", "shown_bytes", "shown_seconds", "table", "typed_command"]
 
 QUIET_S = 2.0  # what is done sooner shows no bar
 LINE_EVERY_S = 10.0  # between plain lines, when stderr is no terminal
@@ -134,3 +136,9 @@ def _rich_bar() -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=True)
+
+
+def typed_command() -> str:
+    """The command that was typed, with folders by their names: where they are is this machine's business."""
+    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
+    return shlex.join(["sage", *words])
