@@ -18,7 +18,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         help="Which Ray cluster: local starts one on this machine (the default), auto is the one it is part of, "
-        "or an address such as ray://HOST:10001.",
+        "or HOST:PORT of a head node.",
         show_default=False,
     ),
 ]

@@ -23,6 +23,7 @@ __all__ = ["Connection", "Host", "NodeFacts", "RayCluster", "connected", "nodes_
 
 LOCAL = "local"
 AUTO = "auto"
+CLIENT = "ray://"
 KNOCK_S = 5.0
 STOP_S = 20.0  # how long a cluster that was started here may take to end
 
@@ -33,7 +34,7 @@ class RayCluster:
 
     Attributes:
         address: ``"local"`` starts a cluster on this machine, for the session alone; ``"auto"`` means the one this
-            machine is part of; anything else is the address of a head node, ``ray://HOST:10001`` among them.
+            machine is part of; anything else is the address of a head node, whose network this machine is part of.
         nodes: of a cluster that is started, how many.
         cpus: of a cluster that is started, the CPUs of each node; None: this machine's.
         workers: processes a node and pool; None: as many as the node has CPUs free for.
@@ -61,6 +62,11 @@ class RayCluster:
             raise InputError(f"credits is {self.credits!r}, expected a whole number from 0 up")
         if not isinstance(self.address, str) or not self.address.strip():  # type: ignore[redundant-expr]  # as above
             raise InputError(f"address is {self.address!r}, expected 'local', 'auto' or an address")
+        if self.address.startswith(CLIENT):
+            raise InputError(
+                f"address {self.address!r} is of Ray Client, through which a driver does not see what nodes have free; "
+                "run where the cluster is, with 'auto' or HOST:PORT, such as by `ray job submit -- sage run …`"
+            )
         if self.address != LOCAL and (self.nodes is not None or self.cpus is not None):
             raise InputError(
                 f"nodes and cpus are of a cluster that is started here, but {self.address!r} is one that runs already"
@@ -175,12 +181,10 @@ def _connect(cluster: RayCluster) -> Connection:
 
 def _knock(address: str) -> None:
     """Ray itself would try for a minute, and say so, where nobody listens."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         if address != AUTO:
-            raise InputError(
-                f"address is {address!r}, expected 'local', 'auto', HOST:PORT of a head node, or ray://HOST:PORT"
-            )
+            raise InputError(f"address is {address!r}, expected 'local', 'auto', or HOST:PORT of a head node")
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
