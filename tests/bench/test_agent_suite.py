@@ -256,6 +256,17 @@ def test_results_name_model_files_and_not_where_they_lie(tmp_path: Path) -> None
     assert json.loads(log.read_text()) == {"endpoint": 'llama:tiny "1".gguf?slots=1'}
 
 
+def test_a_model_beside_the_user_has_its_hash_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.gguf").write_bytes(b"weights")
+    models = ModelFiles.of({"llm": "llama:tiny.gguf", "embedder": "bert:all-minilm-l6-v2"})
+    assert models.sha256 == {"tiny.gguf": sha256_of(Path("tiny.gguf"))}
+    assert models.named("llama:tiny.gguf?slots=1") == "llama:tiny.gguf?slots=1"
+    assert ModelFiles.of({"embedder": "bert:."}).named("1.5") == "1.5", (
+        "this folder has no name to shorten to"
+    )
+
+
 def test_two_model_files_of_one_name_are_refused(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from sage.engines.base import parse_address
+from sage.engines.models import MODELS
 from sage.errors import InputError
 from sage.runtime.packed import sha256_of
 
@@ -34,17 +35,14 @@ class ModelFiles:
         Raises:
             InputError: two files have one name, so that results could not tell them apart.
         """
-        paths: dict[str, Path] = {}
-        for target in _targets(engines):
-            path = Path(target).expanduser()
-            if path.name != target and path.exists():
-                paths[target] = path
-        names = [path.name for path in paths.values()]
+        files = {target: Path(target).expanduser() for target in _targets(engines) if target not in MODELS}
+        files = {target: path for target, path in files.items() if path.name and path.exists()}
+        names = [path.name for path in files.values()]
         for name in names:
             if names.count(name) > 1:
                 raise InputError(f"two models are called {name!r}, and results name them so; rename one")
-        hashes = {path.name: sha256_of(path) for path in paths.values() if path.is_file()}
-        return cls(tuple(sorted(paths, key=len, reverse=True)), hashes)
+        hashes = {path.name: sha256_of(path) for path in files.values() if path.is_file()}
+        return cls(tuple(sorted(files, key=len, reverse=True)), hashes)
 
     def named(self, said: str) -> str:
         """A text, such as an address or JSON, with each path in it shortened to the file's name.
