@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage.bench.results import compact
+from sage.errors import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,11 @@ FEW = ("--shortlist", "5", "--fit", "500")
 WITH = (
     Recorded("metatool", "timing", None, DECIDE, 200, ctx=8192),
     Recorded("metatool", "selection", "single", CHOOSE, 200, FEW, ctx=8192),
-    Recorded("nestful", "planning", None, PLAN, 10),
-    Recorded("bfcl-v4", "timing", None, DECIDE, 100),
-    Recorded("when2call", "timing", None, DECIDE, 75),
-    Recorded("bfcl-v4", "selection", "live_multiple", ("hybrid", "examples", "llm", "adaptive"), 100, FEW),
+    Recorded("nestful", "planning", None, PLAN, 20),
+    Recorded("bfcl-v4", "timing", None, DECIDE, 200),
+    Recorded("when2call", "timing", None, DECIDE),
+    Recorded("bfcl-v4", "selection", "live_multiple", CHOOSE, 200, FEW),
+    Recorded("seal-tools", "planning", None, PLAN, 20),
 )
 
 SAGE = "import sys; from sage.cli import main; sys.exit(main())"
@@ -68,9 +70,13 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="folder with a folder for each set")
     parser.add_argument("--out", type=Path, default=Path("results/agents"))
     parser.add_argument("--llm", help="address of an engine without options, such as llama:FILE.gguf")
+    parser.add_argument("--only", action="append", metavar="FOLDER", help="several times: what to record")
     asked = parser.parse_args()
+    every = {one.name: one for one in (*WITHOUT, *(WITH if asked.llm else ()))}
+    if unknown := set(asked.only or ()) - every.keys():
+        parser.error(f"--only {min(unknown)!r}: {nearest(min(unknown), every)}")
     worst = 0
-    for one in (*WITHOUT, *(WITH if asked.llm else ())):
+    for one in (every[name] for name in asked.only or every):
         data, out = asked.data / one.data, asked.out / one.name
         if not data.is_dir():
             sys.stderr.write(f"no {data}: left out\n")
