@@ -23,6 +23,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,17 +149,16 @@ class Round:
         self.times_ideal = None if self.ideal_s is None else self.wall_s / self.ideal_s
 
 
-def cpu_of_workers() -> float:
-    """CPU seconds of every process below this one, and of those they outlived."""
-    return sum(proc.cpu_s(process) for process in proc.below(os.getpid()))
-
-
 @contextlib.contextmanager
-def measured(case: Case, contender: str, inputs: list[Any], into: list[Round]) -> Iterator[None]:
-    workers, driver, wall = cpu_of_workers(), time.process_time(), time.perf_counter()
+def measured(
+    case: Case, contender: str, inputs: list[Any], into: list[Round], told: str | None = None
+) -> Iterator[None]:
+    """Times what runs inside it; ``told`` is a folder where workers that may end leave what they have taken."""
+    below, driver, wall = proc.Below(), time.process_time(), time.perf_counter()
     yield
     took, driven = time.perf_counter() - wall, time.process_time() - driver
-    worked = cpu_of_workers() - workers
+    below.end()
+    worked = below.spent_s(proc.told(told) if told is not None else None)
     into.append(Round(case.name, contender, len(inputs), took, driven, worked, case.ideal_s(inputs)))
 
 
@@ -234,25 +234,37 @@ def data(case: Case, _ray: Any, into: list[Round]) -> None:
     inputs = case.inputs(case.records)
     sleeps = case.ideal_s(inputs) is not None
 
-    def mapped(function: Callable[[Any], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        def batchwise(batch: dict[str, Any]) -> dict[str, Any]:
-            if not sleeps:
-                return {"x": [function(x) for x in batch["x"]]}
-            with ThreadPoolExecutor(case.slots) as threads:
-                return {"x": list(threads.map(function, batch["x"]))}
+    with tempfile.TemporaryDirectory() as told:
+        # One after the other: what Ray Data fuses runs in one process, and the last of it has the last word.
+        mapped = [_batchwise(function, case.slots if sleeps else 0, told) for function in case.functions]
 
-        return batchwise
+        def run(inputs: list[Any]) -> int:
+            blocks = max(1, len(inputs) // case.slots) if sleeps else None  # None: as Ray Data chooses
+            rows = rd.from_items([{"x": x} for x in inputs], override_num_blocks=blocks)
+            for function in mapped:
+                rows = rows.map_batches(function, batch_size=case.slots if sleeps else None)
+            return sum(1 for _ in rows.iter_rows())
 
-    def run(inputs: list[Any]) -> int:
-        blocks = max(1, len(inputs) // case.slots) if sleeps else None  # None: as Ray Data chooses
-        rows = rd.from_items([{"x": x} for x in inputs], override_num_blocks=blocks)
-        for function in case.functions:
-            rows = rows.map_batches(mapped(function), batch_size=case.slots if sleeps else None)
-        return sum(1 for _ in rows.iter_rows())
+        run(inputs[:INFLIGHT])
+        with measured(case, "Ray Data", inputs, into, told):
+            assert run(inputs) == len(inputs)
 
-    run(inputs[:INFLIGHT])
-    with measured(case, "Ray Data", inputs, into):
-        assert run(inputs) == len(inputs)
+
+def _batchwise(
+    function: Callable[[Any], Any], threads: int, told: str
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A function over batches, in so many threads, or one after the other; it leaves the CPU of its process."""
+
+    def batchwise(batch: dict[str, Any]) -> dict[str, Any]:
+        if threads:
+            with ThreadPoolExecutor(threads) as several:
+                values = list(several.map(function, batch["x"]))
+        else:
+            values = [function(x) for x in batch["x"]]
+        proc.tell(told)
+        return {"x": values}
+
+    return batchwise
 
 
 def serve(case: Case, _ray: Any, into: list[Round]) -> None:

@@ -138,13 +138,13 @@ class Meter:
     """Times what runs inside it, and counts the CPU of this process and of those below it."""
 
     def __enter__(self) -> Self:
-        self._before_s = {process: proc.cpu_s(process) for process in proc.below(os.getpid())}
+        self._below = proc.Below()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wall_s, self.cpu_s = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        self._after_s = {process: proc.cpu_s(process) for process in proc.below(os.getpid())}
+        self._below.end()
 
     def told(
         self,
@@ -157,14 +157,12 @@ class Meter:
         ``found`` has seconds and answer of each question, in their order; ``told_by_others`` the CPU seconds that
         processes said of themselves, by process: what is known of those that have ended by now.
         """
-        others_s = {**(told_by_others or {}), **self._after_s}
-        others_cpu_s = sum(taken_s - self._before_s.get(one, 0.0) for one, taken_s in others_s.items())
         return {
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,
-            "others_cpu_s": others_cpu_s,
+            "others_cpu_s": self._below.spent_s(told_by_others),
             "peak_mb": proc.peak_mb(os.getpid()),
-            "others_peak_mb": sum(proc.peak_mb(process) for process in self._after_s),
+            "others_peak_mb": sum(proc.peak_mb(process) for process in self._below.processes),
             "client": client and f"{client} {metadata.version(client)}",
             "each_s": [round(seconds, 5) for seconds, _ in found],
             "answers": digest(answer for _, answer in found),
