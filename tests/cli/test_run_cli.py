@@ -376,6 +376,16 @@ def test_an_interrupted_run_keeps_what_is_finished(number: signal.Signals) -> No
 
 
 @pytest.mark.slow
+def test_a_run_that_a_script_put_into_the_background_ends_when_it_is_told_to() -> None:
+    source = written("in.jsonl", {"n": 0}, {"n": 1})
+    deaf = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', *COMMAND, "run", "flows.py:waits", "--input", source]
+    process = subprocess.Popen(deaf, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code, out, _ = interrupted(process, signal.SIGTERM)
+    assert code == 130
+    assert json.loads(out) == {"n": 0, "waited": 0}
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_still_prints_its_json() -> None:
     source = written("in.jsonl", {"n": 0}, {"n": 1})
     code, out, _ = interrupted(started("flows.py:waits", "--input", source, "--json"))

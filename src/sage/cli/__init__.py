@@ -92,13 +92,20 @@ def _options(
 
 def main() -> None:
     """Run the command line of this process, and end it. SIGTERM, as supervisors send it, is taken as Ctrl-C."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     args = sys.argv[1:]
     debug = "--debug" in args
     code = exit_code(
         lambda: app(args=[arg for arg in args if arg != "--debug"], prog_name="sage"), debug=debug
     )
     _leave(code)
+
+
+def _interrupt(*_: object) -> None:
+    """As Ctrl-C, also where a script started the process in the background, which has Ctrl-C ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
 
 
 def exit_code(run: Callable[[], object], *, debug: bool = False) -> int:
