@@ -136,11 +136,18 @@ def test_plans_by_clauses_find_steps_and_what_they_need(run: Measure) -> None:
 
 
 def test_a_model_that_chooses_nothing_is_wrong_where_a_tool_fits(run: Measure) -> None:
-    report = run("selection", "llm", group="plain")  # whose fake model writes the shortest list: an empty one
+    report = run("selection", "llm", group="few")  # whose fake model writes the shortest list: an empty one
     llm = report.cells[0]
     assert (llm.unparsable.good, llm.shares["hit@1"].good) == (0, 0)
     assert llm.llm_calls == 1
     assert llm.prompt_tokens > 0
+
+
+def test_a_model_that_names_one_tool_every_time_is_right_where_that_one_fits(run: Measure) -> None:
+    llm = run("selection", "llm", group="plain").cells[
+        0
+    ]  # whose fake model writes the first name of the schema
+    assert (llm.invented.good, llm.shares["hit@1"].good, llm.n) == (0, 3, 18)
 
 
 def test_what_fails_counts_as_wrong(run: Measure) -> None:

@@ -105,12 +105,22 @@ def test_a_name_that_no_tool_has_is_reported_and_not_chosen(by: str) -> None:
 
 def test_a_name_is_read_from_a_copied_line_of_the_menu() -> None:
     line = menu(BOX, ["reserve"], parameters=True)
-    choice = json.dumps({"tools": [line, "forecast: what it does"]})
+    choice = json.dumps({"tools": [line, "Forecast: what it does"]})
     chosen: Selection = made(select_tools("{q}", tools=BOX, by="llm"), answer=lambda _: choice)
     assert (chosen.tools, chosen.invented) == (("reserve", "forecast"), ())
     steps = json.dumps({"steps": [{"tool": line, "arguments": {}, "after": []}]})
     planned: ToolPlan = made(plan("{q}", tools=BOX), answer=lambda _: steps)
     assert [step.tool for step in planned.steps] == ["reserve"]
+
+
+def test_a_schema_lists_the_tools_there_are_so_that_no_other_can_be_written() -> None:
+    engine = FakeEngine(answer=by_schema)
+    box = Toolbox("two", forecast, reserve, translate, allow=["forecast", "reserve"])
+    Pipeline("p", made=select_tools("{q}", tools=box, by="llm")).run([{"q": QUERY}], engines={"llm": engine})
+    (request,) = engine.requests
+    assert isinstance(request, GenerateRequest)
+    assert request.schema is not None
+    assert request.schema["properties"]["tools"]["items"] == {"enum": ["forecast", "reserve"]}
 
 
 @pytest.mark.parametrize("by", ["llm", "two_stage"])

@@ -29,12 +29,19 @@ ASK = (
     'Choose the tools that answer the user\'s request. Reply with JSON: {"tools": [names, the best first]}. '
     'Use names from the list only. If no tool fits, reply {"tools": []}.\n\nTools:\n'
 )
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"tools": {"type": "array", "items": {"type": "string", "maxLength": 80}, "maxItems": 5}},
-    "required": ["tools"],
-    "additionalProperties": False,
-}
+MOST_GUIDED = 256  # tools whose names a schema lists; beyond that the grammar of an engine grows too large
+
+
+def _schema(names: Sequence[str] = ()) -> dict[str, Any]:
+    """Of a reply; with names no other can be written by an engine that is guided by it."""
+    name: dict[str, Any] = {"enum": list(names)} if names else {"type": "string", "maxLength": 80}
+    return {
+        "type": "object",
+        "properties": {"tools": {"type": "array", "items": name, "maxItems": 5}},
+        "required": ["tools"],
+        "additionalProperties": False,
+    }
+
 
 SELECTORS: Registry[Strategy] = Registry("way of selecting tools")
 
@@ -118,8 +125,10 @@ def _llm(choice: Choice) -> Steps:
     if (
         not choice.among
     ):  # the same tools for everyone: their list comes first, so that a prefix cache holds it
+        names = [name for name in choice.tools if name in choice.tools.allowed]
+        schema = _schema(names if len(names) <= MOST_GUIDED else ())
         return {
-            "reply": _asked(choice, "{query}", system=ASK + _literal(menu(choice.tools))),
+            "reply": _asked(choice, "{query}", system=ASK + _literal(menu(choice.tools)), schema=schema),
             "selection": step(_chosen, box=choice.tools, k=choice.k),
         }
     return {
@@ -148,9 +157,14 @@ def _adaptive(choice: Choice) -> Steps:
     }
 
 
-def _asked(choice: Choice, prompt: str, *, system: str) -> Step:
+def _asked(choice: Choice, prompt: str, *, system: str, schema: Mapping[str, Any] | None = None) -> Step:
     return generate(
-        prompt, system=system, schema=SCHEMA, full=True, max_tokens=REPLY_TOKENS, engine=choice.engine
+        prompt,
+        system=system,
+        schema=schema or _schema(),
+        full=True,
+        max_tokens=REPLY_TOKENS,
+        engine=choice.engine,
     )
 
 

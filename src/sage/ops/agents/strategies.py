@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,11 +142,14 @@ def _line(tools: Toolbox, name: str, parameters: bool) -> str:
     return f"- {name}({listed}): {shown}"
 
 
-def meant(said: str, known: Container[str]) -> str:
-    """The name that a model meant, where it copied more of a tool's line in the menu than its name.
+def meant(said: str, known: Iterable[str]) -> str:
+    """The name that a model meant, where it copied more of a tool's line in the menu, or wrote it in another case.
 
-    >>> meant("- add(a, b?): The sum of two", {"add"})
-    'add'
+    >>> meant("- add(a, b?): The sum of two", {"Add", "subtract"})
+    'Add'
     """
-    bare = re.split("[(:]", said.removeprefix("- "), maxsplit=1)[0].strip()
-    return bare if said not in known and bare in known else said
+    if said in known:
+        return said
+    bare = re.split("[(:]", said.removeprefix("- "), maxsplit=1)[0].strip().lower()
+    like = [name for name in known if name.lower() == bare]
+    return like[0] if len(like) == 1 else said
