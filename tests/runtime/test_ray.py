@@ -249,6 +249,15 @@ def test_a_node_may_join_and_be_killed_in_a_run(ray_connection: Connection, kill
     assert {event.error for event in retried} == {"lost"}
 
 
+def test_a_node_that_does_not_start_leaves_the_others_alone(ray_connection: Connection) -> None:
+    assert ray_connection.host is not None
+    before = {node.id for node in nodes_of(ray_connection)}
+    with pytest.raises(SetupError, match="no Ray node can be started on this machine: "):
+        ray_connection.host.add(1, {"CPU": 1})
+    assert {node.id for node in nodes_of(ray_connection)} == before
+    assert run(ray_connection.cluster, Pipeline("p", y=cpu(lambda x: x)), [{"x": 1}]).records[0]["y"] == 1
+
+
 def works_on(session: Session, endpoints: int) -> bool:
     views = session.snapshot().endpoints
     return len(views) == endpoints and all(view.in_flight for view in views)

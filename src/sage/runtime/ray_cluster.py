@@ -290,9 +290,12 @@ class Host:
         """Add a node; its id.
 
         Raises:
-            SetupError: it does not start.
+            SetupError: it does not start; those that run already go on.
         """
         answer = self._tell(f"add {cpus} {json.dumps(dict(resources or {}))}")
+        if "error" in answer:
+            said = answer["error"].strip().splitlines()[0]
+            raise SetupError(f"no Ray node can be started on this machine: {said}")
         self.address = answer["address"]
         self.nodes.append(answer["node"])
         return answer["node"]

@@ -26,16 +26,10 @@ def serve(commands: TextIO, answers: TextIO) -> None:
             verb, _, rest = line.strip().partition(" ")
             if verb == "add":
                 cpus, _, resources = rest.partition(" ")
-                node = cluster.add_node(
-                    num_cpus=int(cpus),
-                    resources=json.loads(resources or "{}"),
-                    object_store_memory=STORE_BYTES,
-                    include_dashboard=False,
-                    include_log_monitor=False,
-                    node_ip_address="127.0.0.1",
-                )
-                nodes[node.node_id] = node
-                answer = {"address": cluster.address, "node": node.node_id}
+                try:
+                    answer = _add(cluster, nodes, int(cpus), json.loads(resources or "{}"))
+                except Exception as error:  # noqa: BLE001 - whatever Ray raises; the other nodes go on
+                    answer = {"error": f"{type(error).__name__}: {error}"}
             else:
                 assert verb == "kill", line
                 cluster.remove_node(nodes.pop(rest), allow_graceful=False)
@@ -44,6 +38,19 @@ def serve(commands: TextIO, answers: TextIO) -> None:
             answers.flush()
     finally:
         cluster.shutdown()
+
+
+def _add(cluster: Any, nodes: dict[str, Any], cpus: int, resources: dict[str, float]) -> dict[str, str]:
+    node = cluster.add_node(
+        num_cpus=cpus,
+        resources=resources,
+        object_store_memory=STORE_BYTES,
+        include_dashboard=False,
+        include_log_monitor=False,
+        node_ip_address="127.0.0.1",
+    )
+    nodes[node.node_id] = node
+    return {"address": cluster.address, "node": node.node_id}
 
 
 if __name__ == "__main__":
