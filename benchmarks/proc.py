@@ -75,7 +75,9 @@ def tell(folder: str) -> None:
 
 def told(folder: str) -> dict[int, float]:
     """What processes left in a folder."""
-    return {int(entry.name): float(entry.read_text(encoding="ascii")) for entry in Path(folder).glob("*[0-9]")}
+    return {
+        int(entry.name): float(entry.read_text(encoding="ascii")) for entry in Path(folder).glob("*[0-9]")
+    }
 
 
 def peak_mb(process: int) -> float:
