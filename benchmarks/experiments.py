@@ -49,7 +49,7 @@ RUNS: dict[str, dict[str, list[str]]] = {
         ],
     },
     "embedded": {
-        "concurrency-embedded": ["concurrency", "--preset", "full", "--jobs", "16"],
+        "concurrency-embedded": ["concurrency", "--preset", "full", "--repeats", "1"],
         "complexity-embedded": ["complexity", "--preset", "full", "--jobs", "8"],
         "pipelines-embedded": ["pipelines", "--preset", "full", "--jobs", "24", "--repeats", "1"],
         "stagger-embedded": ["stagger", "--preset", "full", "--repeats", "1"],
