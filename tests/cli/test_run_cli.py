@@ -380,8 +380,14 @@ def test_a_run_that_a_script_put_into_the_background_ends_when_it_is_told_to() -
     source = written("in.jsonl", {"n": 0}, {"n": 1})
     deaf = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', *COMMAND, "run", "flows.py:waits", "--input", source]
     process = subprocess.Popen(deaf, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    code, out, _ = interrupted(process, signal.SIGTERM)
-    assert code == 130
+    assert process.stderr is not None
+    assert process.stderr.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)  # which is for the script
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
     assert json.loads(out) == {"n": 0, "waited": 0}
 
 

@@ -92,6 +92,7 @@ def _options(
 
 def main() -> None:
     """Run the command line of this process, and end it. SIGTERM, as supervisors send it, is taken as Ctrl-C."""
+    _hold_back_ctrl_c()
     signal.signal(signal.SIGTERM, _interrupt)
     args = sys.argv[1:]
     debug = "--debug" in args
@@ -101,11 +102,18 @@ def main() -> None:
     _leave(code)
 
 
-def _interrupt(*_: object) -> None:
-    """As Ctrl-C, also where a script started the process in the background, which has Ctrl-C ignored."""
+def _hold_back_ctrl_c() -> None:
+    """Where Ctrl-C is ignored, as for what a script put into the background, let only SIGTERM be taken as one."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
+
+
+def _interrupt(*_: object) -> None:
+    is_pending = signal.SIGINT in signal.sigpending()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if not is_pending:
+        signal.raise_signal(signal.SIGINT)
 
 
 def exit_code(run: Callable[[], object], *, debug: bool = False) -> int:
