@@ -68,8 +68,11 @@ def _build(evidence: Evidence, canvas: Canvas) -> Part | None:
 
 
 def _few(points: Sequence[Point]) -> list[Point]:
-    """Those with the shortest names: presets before combinations of axes."""
-    return sorted(points, key=lambda point: len(str(point.axes["policy"])))[:MOST_IN_RADAR]
+    """Those with the shortest names, presets before combinations of axes; one of those that read alike."""
+    named: dict[str, Point] = {}
+    for point in sorted(points, key=lambda point: len(str(point.axes["policy"]))):
+        named.setdefault(_short(str(point.axes["policy"])), point)
+    return list(named.values())[:MOST_IN_RADAR]
 
 
 def _radar(source: Source, points: Sequence[Point], canvas: Canvas) -> list[Block]:
@@ -100,14 +103,19 @@ def _radar(source: Source, points: Sequence[Point], canvas: Canvas) -> list[Bloc
 def _short(said: str) -> str:
     """A policy's name as a legend has room for it: how many jobs are let in at once is left out.
 
-    >>> _short("admit=max_inflight(jobs=9),place=round_robin"), _short("admit=max_inflight(jobs=9),order=edf")
-    ('fifo', 'order=edf')
+    >>> _short("admit=max_inflight(jobs=9),place=round_robin"), _short("admit=feasible,order=edf")
+    ('fifo', 'admit=feasible,order=edf')
     """
-    policy = replace(parse_policy(said), admit=Policy().admit)
+    policy = _without_places(parse_policy(said))
     for name, preset in PRESETS.items():
-        if replace(preset, admit=Policy().admit) == policy:
+        if _without_places(preset) == policy:
             return name
     return str(policy) or "load_aware"
+
+
+def _without_places(policy: Policy) -> Policy:
+    rules = [rule for rule in policy.admit.split("+") if not rule.startswith("max_inflight")]
+    return replace(policy, admit="+".join(rules) or Policy().admit)
 
 
 def _finding(source: Source, points: Sequence[Point]) -> list[Text]:
