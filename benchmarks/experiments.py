@@ -1,6 +1,6 @@
 """Records the paper's experiments into results/experiments, compact, and makes the report and the pictures of the docs.
 
-python benchmarks/experiments.py            simulated, over HTTP, one server loaded, on embedded models: half an hour
+python benchmarks/experiments.py            simulated, over HTTP, one server loaded, on embedded models: 40 minutes
 python benchmarks/experiments.py --only simulated
 
 Each experiment is one command of ``sage bench``, which its folder holds; one that is whole is not run again.

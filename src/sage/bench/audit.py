@@ -68,6 +68,8 @@ def audit(path: Path, *, repeat: int = 0) -> Audit:
     Args:
         path: a folder of results.
         repeat: how many of the cells that keep no logs are simulated again; they are drawn, always the same ones.
+            Figures that come out otherwise are refused; if another source made them, they are only noted, since that
+            may be why.
 
     Raises:
         InputError: there is no experiment, or another version of SAGE wrote it.
@@ -85,14 +87,13 @@ def audit(path: Path, *, repeat: int = 0) -> Audit:
         refused.append(Finding("-", "vacuous", "the experiment has no cell: nothing was measured"))
     logless = [cell for cell in cells if _is_repeatable(stored.manifest, cell)]
     again = random.Random(len(cells)).sample(logless, min(repeat, len(logless)))
+    is_same_source = bool(again) and commit_of_source() == stored.manifest.commit
     for cell in logless:
         fault = _fault(cell)
         if fault is not None:
             refused.append(Finding(cell.manifest.name, "hashes", fault))
         elif cell in again:
-            found = _repeated(stored, cell)
-            is_same_source = commit_of_source().rstrip("+") == stored.manifest.commit.rstrip("+")
-            (refused if is_same_source else notes).extend(found)
+            (refused if is_same_source else notes).extend(_repeated(stored, cell))
     for cell in cells:
         if cell in logless:
             continue
@@ -144,13 +145,13 @@ def _repeated(stored: StoredExperiment, cell: StoredCell) -> list[Finding]:
     wanted = run(stored, cell)
     summary = cell.summary(dict[str, Any])
     found = list(differences({name: summary.get(name) for name in wanted}, wanted, ""))
-    by = (
-        ""
-        if commit_of_source() == stored.manifest.commit
-        else f"; commit {stored.manifest.commit[:12]} made it"
-    )
+    made_by = stored.manifest.commit[:12] or "unknown"
     return [
-        Finding(cell.manifest.name, "repeated", f"{where} is {got}, simulated again {again}{by}")
+        Finding(
+            cell.manifest.name,
+            "repeated",
+            f"{where} is {got}, simulated again {again}; made by commit {made_by}",
+        )
         for where, got, again in found[:MOST_TOLD]
     ]
 
