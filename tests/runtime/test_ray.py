@@ -307,6 +307,18 @@ def test_workers_are_gone_after_the_session(ray_connection: Connection) -> None:
     until(lambda: all(node.free.get("cpu") == node.total["cpu"] for node in nodes_of(ray_connection)))
 
 
+def test_what_a_cluster_tells_is_logged_and_stays_out_of_the_standard_output(
+    ray_connection: Connection, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private.utils import publish_error_to_driver
+    from ray._private.worker import global_worker
+
+    worker: Any = global_worker
+    publish_error_to_driver("test", "a node\nhas died", worker.gcs_client)
+    until(lambda: "Ray says: a node has died" in caplog.messages)
+    assert capsys.readouterr().out == ""
+
+
 # ---- engines on the nodes
 
 

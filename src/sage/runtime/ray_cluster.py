@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import logging
 import secrets
 import socket
 import subprocess
@@ -26,6 +27,8 @@ AUTO = "auto"
 CLIENT = "ray://"
 KNOCK_S = 5.0
 STOP_S = 20.0  # how long a cluster that was started here may take to end
+
+logger = logging.getLogger("sage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +120,8 @@ class Connection:
 
     ray: Any
     cluster: RayCluster  # as it was asked for
-    started: contextlib.ExitStack | None = None  # ends the cluster, if it was started here
-    host: Host | None = None  # holds it then
-    is_ours: bool = True  # False: the user had connected already
+    closing: contextlib.ExitStack  # takes back what connecting did; nothing, if the user had connected
+    host: Host | None = None  # holds the cluster, if it was started here
     users: int = 0
 
 
@@ -145,7 +147,7 @@ def connected(cluster: RayCluster) -> Iterator[Connection]:
             connection.users -= 1
             if connection.users == 0:
                 _current.remove(connection)
-                _disconnect(connection)
+                connection.closing.close()
 
 
 def _joined(cluster: RayCluster) -> Connection | None:
@@ -165,18 +167,20 @@ def _joined(cluster: RayCluster) -> Connection | None:
 
 
 def _connect(cluster: RayCluster) -> Connection:
-    if cluster.address == LOCAL:
-        connection = _start(cluster)
-    else:
-        ray = require_ray()
-        if ray.is_initialized():
-            connection = Connection(ray, cluster, is_ours=False)
-        else:
-            _knock(cluster.address)
-            _init(ray, cluster.address)
-            connection = Connection(ray, cluster)
+    connection = _start(cluster) if cluster.address == LOCAL else _join(cluster)
     _current.append(connection)
     return connection
+
+
+def _join(cluster: RayCluster) -> Connection:
+    ray = require_ray()
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            _knock(cluster.address)
+            stack.enter_context(_messages_in_the_log())
+            _init(ray, cluster.address)
+            stack.callback(ray.shutdown)
+        return Connection(ray, cluster, stack.pop_all())
 
 
 def _knock(address: str) -> None:
@@ -221,8 +225,29 @@ def _start(cluster: RayCluster) -> Connection:
         host = stack.enter_context(Host())
         for _ in range(cluster.nodes or 1):
             host.add(cluster.cpus if cluster.cpus is not None else usable_cpus())
+        stack.enter_context(_messages_in_the_log())
         _connect_to(ray, host, stack)
-        return Connection(ray, cluster, started=stack.pop_all(), host=host)
+        return Connection(ray, cluster, stack.pop_all(), host)
+
+
+@contextlib.contextmanager
+def _messages_in_the_log() -> Iterator[None]:
+    """Log what the nodes of a cluster tell a driver, such as that one died.
+
+    Ray prints it on standard output whatever it is told, and there our records go.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    printed = worker.print_to_stdstream
+
+    def log(data: Mapping[str, Any], **_: object) -> None:
+        for message in data["lines"]:
+            logger.warning("Ray says: %s", " ".join(message.split()))
+
+    worker.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed
 
 
 def _read_anew() -> None:
@@ -326,13 +351,6 @@ class Host:
             return "it does not answer"
         lines = self._process.stderr.read().strip().splitlines()
         return lines[-1] if lines else f"it ended with {self._process.returncode}"
-
-
-def _disconnect(connection: Connection) -> None:
-    if connection.started is not None:
-        connection.started.close()
-    elif connection.is_ours:
-        connection.ray.shutdown()
 
 
 def nodes_of(connection: Connection) -> list[NodeFacts]:
