@@ -16,15 +16,9 @@ from sage.bench.results import read_experiment, write_json
 from sage.bench.simulation import simulate
 from sage.bench.simulation_figures import figures_of
 from sage.bench.simulation_spec import Spec
-from sage.bench.suites.policies import (
-    PRESETS,
-    Preset,
-    Report,
-    mix,
-    read_preset,
-    run_policies,
-)
+from sage.bench.suites.policies import Report, run_policies
 from sage.bench.suites.policies_goals import goals_of
+from sage.bench.suites.policies_presets import PRESETS, Preset, mix, read_preset
 from sage.bench.suites.policies_saturation import saturation_run
 from sage.errors import InputError
 from sage.runtime.packed import sha256_of

@@ -54,8 +54,9 @@ def policies(
     Simulated, but for the preset http: that measures a few policies in real time, on emulated engines behind HTTP, with
     a mix that is scaled down. The first word printed says which. The last table holds the goals, and what was reached.
     """
-    from sage.bench.suites.policies import mix as read_mix
-    from sage.bench.suites.policies import read_preset, run_policies
+    from sage.bench.suites.policies import run_policies
+    from sage.bench.suites.policies_presets import mix as read_mix
+    from sage.bench.suites.policies_presets import read_preset
 
     chosen = {
         "policies": tuple(policy or ()), "shares": tuple(load or ()), "seeds": seeds, "first_seed": first_seed,
