@@ -25,7 +25,7 @@ __all__ = ["TRAVELLERS", "Ahead", "Carrier", "Hop", "hops_of"]
 TRAVELLERS = frozenset({"fn", "template"})
 
 BATCH_S = 0.002  # a call holds so many records that it takes about this long: more would only delay its first
-MAX_BATCH = 64
+MAX_BATCH = 32  # with 64 jobs in flight, one half travels while the other is worked at
 FORGET = 0.9  # by each call, of the longest a record took
 
 _ids = itertools.count()
