@@ -56,6 +56,7 @@ CONFINED: dict[str, tuple[str, ...]] = {
     "ray": (
         "sage.runtime.ray",
         "sage.runtime.ray_cluster",
+        "sage.runtime.ray_nodes",
         "sage.runtime.ray_engine",
         "sage.runtime.ray_host",
         "sage.runtime.ray_worker",

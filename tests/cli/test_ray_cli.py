@@ -45,8 +45,8 @@ def said(*line: str) -> tuple[int, str]:
         (["--runtime", "rai"], "unknown runtime 'rai'"),
         (["--nodes", "2"], "--nodes is of a Ray cluster; say --runtime ray too"),
         (["--runtime", "ray", "--address", "auto", "--nodes", "2"], "'auto' is one that runs already"),
-        (["--runtime", "ray", "--address", "here"], "expected 'local', 'auto', or HOST:PORT"),
-        (["--runtime", "ray", "--address", "ray://127.0.0.1:10001"], "is of Ray Client"),
+        (["--runtime", "ray", "--address", "here"], "expected 'local', 'auto', HOST:PORT of a head"),
+        (["--runtime", "ray", "--address", "ray://127.0.0.1:1"], "can be reached at 'ray://127.0.0.1:1'"),
         (["--runtime", "ray", "--address", "127.0.0.1:1"], "no Ray cluster can be reached at '127.0.0.1:1'"),
     ],
 )

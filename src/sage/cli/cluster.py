@@ -18,7 +18,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         help="Which Ray cluster: local starts one on this machine (the default), auto is the one it is part of, "
-        "or HOST:PORT of a head node.",
+        "HOST:PORT of a head node, or ray://HOST:PORT from outside.",
         show_default=False,
     ),
 ]

@@ -16,8 +16,9 @@ from typing import Any
 from sage.engines.base import Engine, open_engine
 from sage.errors import SetupError
 from sage.runtime.local import split_place
-from sage.runtime.ray_cluster import Connection, NodeFacts, RayCluster, connected, nodes_of
+from sage.runtime.ray_cluster import Connection, RayCluster, connected, nodes_of
 from sage.runtime.ray_engine import is_on_nodes, open_on_node, places_of
+from sage.runtime.ray_nodes import NodeFacts
 from sage.runtime.ray_slots import RaySlots
 from sage.runtime.ray_worker import Worker, first_line, versions
 from sage.runtime.slots import Membership

@@ -18,9 +18,10 @@ from typing import Any, Self
 
 from sage.engines.cpus import usable_cpus
 from sage.errors import InputError, SetupError
+from sage.runtime.ray_nodes import Look, NodeFacts, Rows, node_rows, nodes_in
 from sage.settings import changed_environment
 
-__all__ = ["Connection", "Host", "NodeFacts", "RayCluster", "connected", "nodes_of", "require_ray"]
+__all__ = ["Connection", "Host", "RayCluster", "connected", "nodes_of", "require_ray"]
 
 LOCAL = "local"
 AUTO = "auto"
@@ -37,7 +38,8 @@ class RayCluster:
 
     Attributes:
         address: ``"local"`` starts a cluster on this machine, for the session alone; ``"auto"`` means the one this
-            machine is part of; anything else is the address of a head node, whose network this machine is part of.
+            machine is part of; ``HOST:PORT`` is a head node, whose network this machine is part of; and
+            ``ray://HOST:PORT`` one that is reached from outside, through Ray Client.
         nodes: of a cluster that is started, how many.
         cpus: of a cluster that is started, the CPUs of each node; None: this machine's.
         workers: processes a node and pool; None: as many as the node has CPUs free for.
@@ -65,38 +67,10 @@ class RayCluster:
             raise InputError(f"credits is {self.credits!r}, expected a whole number from 0 up")
         if not isinstance(self.address, str) or not self.address.strip():  # type: ignore[redundant-expr]  # as above
             raise InputError(f"address is {self.address!r}, expected 'local', 'auto' or an address")
-        if self.address.startswith(CLIENT):
-            raise InputError(
-                f"address {self.address!r} is of Ray Client, through which a driver does not see what nodes have free; "
-                "run where the cluster is, with 'auto' or HOST:PORT, such as by `ray job submit -- sage run …`"
-            )
         if self.address != LOCAL and (self.nodes is not None or self.cpus is not None):
             raise InputError(
                 f"nodes and cpus are of a cluster that is started here, but {self.address!r} is one that runs already"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """One node that is alive."""
-
-    id: str
-    address: str
-    total: Mapping[str, float]  # resources by our names: cpu, gpu, and those with a name of their own
-    free: Mapping[str, float]
-
-    def room_for(self, shape: Mapping[str, float]) -> int:
-        """How many workers of a shape could start on it now; a shape that takes nothing fits once."""
-        return _times(shape, self.free)
-
-    def size_for(self, shape: Mapping[str, float]) -> int:
-        """How many could run on it if nothing else did."""
-        return _times(shape, self.total)
-
-
-def _times(shape: Mapping[str, float], amounts: Mapping[str, float]) -> int:
-    asked = {name: amount for name, amount in shape.items() if amount}
-    return min((int(amounts.get(name, 0) // amount) for name, amount in asked.items()), default=1)
 
 
 def require_ray() -> Any:
@@ -121,6 +95,7 @@ class Connection:
     ray: Any
     cluster: RayCluster  # as it was asked for
     closing: contextlib.ExitStack  # takes back what connecting did; nothing, if the user had connected
+    look: Look = node_rows
     host: Host | None = None  # holds the cluster, if it was started here
     users: int = 0
 
@@ -179,16 +154,44 @@ def _join(cluster: RayCluster) -> Connection:
             _knock(cluster.address)
             stack.enter_context(_messages_in_the_log())
             _init(ray, cluster.address)
-            stack.callback(ray.shutdown)
-        return Connection(ray, cluster, stack.pop_all())
+            stack.callback(_hang_up, ray)
+        return Connection(ray, cluster, stack.pop_all(), _look_by(ray))
+
+
+def _hang_up(ray: Any) -> None:
+    """Disconnect. Ray Client logs its own hanging up as an error, which would only alarm."""
+    client = logging.getLogger("ray.util.client")
+    before = client.level
+    client.setLevel(logging.CRITICAL)
+    try:
+        ray.shutdown()
+    finally:
+        client.setLevel(before)
+
+
+def _look_by(ray: Any) -> Look:
+    """How this process can look at the nodes: by itself, or through a task where it is outside of the cluster."""
+    from ray._private.client_mode_hook import client_mode_should_convert
+
+    if not client_mode_should_convert():  # type: ignore[no-untyped-call]  # Ray's
+        return node_rows
+    task = ray.remote(num_cpus=0)(node_rows)
+
+    def look() -> Rows:
+        rows: Rows = ray.get(task.remote())
+        return rows
+
+    return look
 
 
 def _knock(address: str) -> None:
     """Ray itself would try for a minute, and say so, where nobody listens."""
-    host, colon, port = address.rpartition(":")
+    host, colon, port = address.removeprefix(CLIENT).rpartition(":")
     if not colon or not port.isdigit():
         if address != AUTO:
-            raise InputError(f"address is {address!r}, expected 'local', 'auto', or HOST:PORT of a head node")
+            raise InputError(
+                f"address is {address!r}, expected 'local', 'auto', HOST:PORT of a head node, or ray://HOST:PORT"
+            )
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
@@ -202,7 +205,7 @@ def _knock(address: str) -> None:
 def _init(ray: Any, address: str, **options: Any) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (ConnectionError, ImportError, ValueError, RuntimeError, OSError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SetupError(
             f"no Ray cluster can be reached at {address!r}: {said}; is it running, and does this machine have "
@@ -227,7 +230,7 @@ def _start(cluster: RayCluster) -> Connection:
             host.add(cluster.cpus if cluster.cpus is not None else usable_cpus())
         stack.enter_context(_messages_in_the_log())
         _connect_to(ray, host, stack)
-        return Connection(ray, cluster, stack.pop_all(), host)
+        return Connection(ray, cluster, stack.pop_all(), host=host)
 
 
 @contextlib.contextmanager
@@ -355,28 +358,4 @@ class Host:
 
 def nodes_of(connection: Connection) -> list[NodeFacts]:
     """The nodes that are alive, in the order of their ids. Blocks for some milliseconds."""
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()  # type: ignore[no-untyped-call]  # Ray's
-    return sorted(
-        (
-            NodeFacts(
-                id=node["NodeID"],
-                address=node["NodeManagerAddress"],
-                total=_named(node["Resources"]),
-                free=_named(free.get(node["NodeID"], {})),
-            )
-            for node in connection.ray.nodes()
-            if node["Alive"]
-        ),
-        key=lambda node: node.id,
-    )
-
-
-def _named(resources: Mapping[str, float]) -> dict[str, float]:
-    """Resources by our names; those that Ray keeps for itself are left out."""
-    return {
-        {"CPU": "cpu", "GPU": "gpu"}.get(name, name): amount
-        for name, amount in resources.items()
-        if not name.startswith("node:") and name != "object_store_memory"
-    }
+    return nodes_in(connection.look())

@@ -28,7 +28,7 @@ from sage.settings import Settings
 
 if TYPE_CHECKING:
     from sage.runtime.ray import RayRuntime
-    from sage.runtime.ray_cluster import NodeFacts
+    from sage.runtime.ray_nodes import NodeFacts
 
 __all__ = ["RayEngine", "is_on_nodes", "open_on_node", "places_of"]
 

@@ -17,8 +17,8 @@ from sage.runtime.base import Job, first_of_group
 from sage.runtime.hops import MAX_BATCH, Ahead, Hop
 from sage.runtime.program import Node
 from sage.runtime.ray_carrier import RayCarrier
-from sage.runtime.ray_cluster import NodeFacts
 from sage.runtime.ray_link import Link
+from sage.runtime.ray_nodes import NodeFacts
 from sage.runtime.ray_worker import HopResult, first_line
 from sage.runtime.slots import NOWHERE, Ended, Membership, Outcome
 from sage.tasks import spawn
