@@ -1,6 +1,6 @@
 """Records the paper's experiments into results/experiments, compact, and makes the report and the pictures of the docs.
 
-python benchmarks/experiments.py            simulated, over HTTP, one server loaded, on embedded models: 40 minutes
+python benchmarks/experiments.py            simulated, over HTTP, on Ray, one server loaded, on embedded models: an hour
 python benchmarks/experiments.py --only simulated
 
 Each experiment is one command of ``sage bench``, which its folder holds; one that is whole is not run again.
@@ -37,9 +37,14 @@ RUNS: dict[str, dict[str, list[str]]] = {
         "pipelines-simulated": ["pipelines", "--repeats", "3"],
         "stagger-simulated": ["stagger", "--repeats", "3"],
         "nodes-simulated": ["nodes", "--workload", "compute", "--workload", "rag", "--jobs", "100"],
+        "nodes-large": ["nodes", "--preset", "large", "--jobs", "24"],
     },
     "http": {
         "nodes-http": ["nodes", "--preset", "full", "--jobs", "150"],
+    },
+    "ray": {
+        "nodes-ray": ["nodes", "--preset", "ray"],
+        "nodes-ray16": ["nodes", "--preset", "ray16"],
     },
     "serve": {
         "serve-emulated": [

@@ -239,6 +239,7 @@ def test_a_node_may_join_and_be_killed_in_a_run(ray_connection: Connection, kill
                 node = await asyncio.to_thread(host.add, 1)
                 await asyncio.to_thread(until, lambda: works_on(session, 3))
                 await asyncio.to_thread(host.kill, node)
+                await asyncio.to_thread(until, lambda: works_on(session, 2))  # until then it is sent calls
                 killed.append(node)
         return running.result()
 

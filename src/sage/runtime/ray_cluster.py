@@ -27,6 +27,7 @@ LOCAL = "local"
 AUTO = "auto"
 CLIENT = "ray://"
 KNOCK_S = 5.0
+CLIENT_TRIES = 3  # a head forks a process for each client, which at times crashes before it is up
 STOP_S = 20.0  # how long a cluster that was started here may take to end
 
 logger = logging.getLogger("sage")
@@ -203,14 +204,19 @@ def _knock(address: str) -> None:
 
 
 def _init(ray: Any, address: str, **options: Any) -> None:
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, ImportError, ValueError, RuntimeError, OSError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SetupError(
-            f"no Ray cluster can be reached at {address!r}: {said}; is it running, and does this machine have "
-            "its token? `ray start --head` starts one, and address 'local' one for this run alone"
-        ) from error
+    for left in reversed(range(CLIENT_TRIES if address.startswith(CLIENT) else 1)):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        except (ConnectionError, ImportError, ValueError, RuntimeError, OSError) as error:
+            if left and isinstance(error, ConnectionAbortedError):
+                continue
+            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise SetupError(
+                f"no Ray cluster can be reached at {address!r}: {said}; is it running, and does this machine have "
+                "its token? `ray start --head` starts one, and address 'local' one for this run alone"
+            ) from error
+        else:
+            return
 
 
 def _start(cluster: RayCluster) -> Connection:

@@ -19,8 +19,10 @@ def _build(evidence: Evidence, canvas: Canvas) -> Part | None:
     blocks: list[Block] = []
     findings: list[Text] = []
     for source in sources:
-        for scaling in source.along("scaling"):
-            blocks += _of_scaling(source, str(scaling), canvas, findings)
+        if 1 in source.along("nodes"):
+            for scaling in source.along("scaling"):
+                blocks += _of_scaling(source, str(scaling), canvas, findings)
+        blocks += (Paragraph(prose("To know: {note}.", {"note": note})) for note in _notes(source))
         blocks.append(_table(source))
     return Part(
         key="nodes",
@@ -29,6 +31,12 @@ def _build(evidence: Evidence, canvas: Canvas) -> Part | None:
         findings=tuple(findings),
         sources=tuple(source.root for source in sources),
     )
+
+
+def _notes(source: Source) -> list[Shown]:
+    """What a reader must know of an experiment."""
+    many = len(source.stored.manifest.notes)
+    return [Shown(source.fact(f"notes/{number}"), "text") for number in range(many)]
 
 
 def _speed_up(source: Source, point: Point) -> Value | None:
@@ -121,8 +129,10 @@ def _table(source: Source) -> Table:
             point.shown("jobs_per_s", "number"),
             shown(_speed_up(source, point), "times"),
             shown(_efficiency(source, point), "percent"),
-            point.shown("e2e_s/mean", "seconds"),
+            point.shown("e2e_s/p50", "seconds"),
             point.shown("e2e_s/p95", "seconds"),
+            point.shown("e2e_s/p99", "seconds"),
+            point.shown("cpu_s_per_job", "seconds"),
             shown(_evenness(point, "balance"), "percent"),
             shown(_evenness(point, "jain"), "times"),
         )
@@ -131,7 +141,7 @@ def _table(source: Source) -> Table:
     caption = prose(
         f"Node scaling, {source.kind}. Load: jobs in flight fixed, or as many per node. Balance is one less the standard "
         "deviation of tasks over their mean, over all nodes of the least even pool, idle ones included; there is none for "
-        "one node."
+        "one node. CPU is that of SAGE's own process, with all that it computes itself."
     )
     header = (
         "workload",
@@ -140,8 +150,10 @@ def _table(source: Source) -> Table:
         "jobs/s",
         "speed-up",
         "efficiency",
-        "mean",
+        "p50",
         "p95",
+        "p99",
+        "CPU a job",
         "balance",
         "Jain",
     )
