@@ -63,6 +63,38 @@ def test_a_tool_counts_as_much_as_the_clause_it_fits_best() -> None:
     assert set(index.rank(asked, None, k=2, weights=Weights(words=1.0)).names) == {"getWeather", "bookHotel"}
 
 
+@given(
+    documents=DOCUMENTS,
+    asked=st.lists(TEXTS, min_size=1, max_size=4),
+    k=st.integers(1, 5),
+    seed=st.integers(0, 9),
+)
+def test_where_clauses_take_turns_each_gets_a_tool_before_one_gets_two(
+    documents: list[ToolDocument], asked: list[str], k: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    index = ToolIndex(documents).with_views(rng.normal(size=(2 * len(documents), 8)))
+    rows = rng.normal(size=(len(asked), 8)).astype(np.float32)
+    found = index.rank(asked, rows, k=k, turns=True)
+    ranked = [
+        index.rank([clause], row, k=len(documents)).names for clause, row in zip(asked, rows, strict=True)
+    ]
+    naive = [
+        name
+        for named in zip(*ranked, strict=True)
+        for name in sorted(set(named), key=lambda name: -score_of(index, asked, rows, named, name))
+    ]
+    assert found.names == list(dict.fromkeys(naive))[:k]
+    assert found.names[:1] == index.rank(asked, rows, k=1).names
+    assert found.scores[:1] == index.rank(asked, rows, k=1).scores
+
+
+def score_of(index: ToolIndex, asked: list[str], rows: Any, named: tuple[str, ...], name: str) -> float:
+    """Of a tool, by the best of the clauses that named it in this turn."""
+    by = [at for at, one in enumerate(named) if one == name]
+    return max(index.rank([asked[at]], rows[at], k=1, among=[name]).scores[0] for at in by)
+
+
 def test_names_must_differ_and_be_known() -> None:
     with pytest.raises(InputError, match="described twice"):
         ToolIndex([ToolDocument("a"), ToolDocument("a")])

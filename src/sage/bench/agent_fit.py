@@ -27,6 +27,7 @@ FOLDS = 5
 WORDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 EXAMPLE_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 ASKED_SHARE = 0.3  # of the tasks, the least sure, that adaptive strategies hand to a model
+WANTED = 5  # tools a request gets, where it is fitted whether its clauses take turns
 BEST_OF = 64  # thresholds looked at
 
 
@@ -48,9 +49,11 @@ class Scored:
     clauses: list[str]
     rows: NDArray[np.float32] | None
 
-    def best(self, index: ToolIndex, weights: Weights, k: int = 1) -> tuple[list[str], list[float]]:
+    def best(
+        self, index: ToolIndex, weights: Weights, k: int = 1, *, turns: bool = False
+    ) -> tuple[list[str], list[float]]:
         """The k tools that fit best, and their scores."""
-        found = index.rank(self.clauses, self.rows, k=k, among=self.task.among, weights=weights)
+        found = index.rank(self.clauses, self.rows, k=k, among=self.task.among, weights=weights, turns=turns)
         return found.names, found.scores
 
 
@@ -67,6 +70,8 @@ def fit_selection(
     if "examples" in fits and known:
         fitted["examples"] = _best_examples(index, known, base)
         index = _with(index, fitted["examples"])
+    if "turns" in fits:
+        fitted["turns"] = _are_turns_better(index, known, base)
     if "margin" in fits:
         gaps = sorted(_gap(one.best(index, base, 2)[1]) for one in scored)
         fitted["margin"] = gaps[int(len(gaps) * ASKED_SHARE)] if gaps else 0.0
@@ -92,6 +97,19 @@ def _best_words(index: ToolIndex, known: Sequence[Scored]) -> float:
         hits.append(right)
     ties = [words for words, right in zip(WORDS, hits, strict=True) if right == max(hits)]
     return ties[len(ties) // 2]
+
+
+def _are_turns_better(index: ToolIndex, known: Sequence[Scored], base: Weights) -> bool:
+    """Whether more of the right tools are found where clauses take turns."""
+
+    def recall(turns: bool) -> float:
+        return sum(
+            len(set(one.task.gold).intersection(one.best(index, base, WANTED, turns=turns)[0]))
+            / len(set(one.task.gold))
+            for one in known
+        )
+
+    return recall(turns=True) > recall(turns=False)
 
 
 def _best_examples(index: ToolIndex, known: Sequence[Scored], base: Weights) -> Examples:

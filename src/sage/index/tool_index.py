@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -60,7 +61,7 @@ class ToolIndex:
     """Documents of tools, ranked for a request.
 
     A request may ask for several things. Each of its clauses is scored by itself, and a tool counts as much as the
-    clause that it fits best.
+    clause that it fits best; or the clauses take turns, so that each gets a tool before one gets two.
 
     >>> index = ToolIndex([ToolDocument("getWeather", "The weather of a city"), ToolDocument("bookRoom", "A hotel room")])
     >>> index.rank(["weather in Rome"], None, k=1).names
@@ -158,8 +159,15 @@ class ToolIndex:
         k: int,
         among: Sequence[str] | None = None,
         weights: Weights | None = None,
+        turns: bool = False,
     ) -> Ranked:
         """The k tools that fit best; ties go to the tool that stands first.
+
+        >>> described = {"bookRoom": "Book a hotel room", "bookSuite": "Book a hotel suite", "tellNews": "News and weather"}
+        >>> index = ToolIndex([ToolDocument(name, about) for name, about in described.items()])
+        >>> asked = ["book a room in a hotel suite", "what weather is it"]
+        >>> index.rank(asked, None, k=2).names, index.rank(asked, None, k=2, turns=True).names
+        (['bookRoom', 'bookSuite'], ['bookRoom', 'tellNews'])
 
         Args:
             clauses: what is asked, see ``sage.index.tool_words.clauses``.
@@ -167,6 +175,7 @@ class ToolIndex:
             k: how many.
             among: names to choose from; None: all.
             weights: how both scores are put together.
+            turns: in each turn every clause names its next best tool, and those named stand by their scores.
 
         Raises:
             InputError: ``among`` names a tool that is not here.
@@ -175,10 +184,11 @@ class ToolIndex:
             return Ranked([], [])
         how = weights or Weights()
         meaning, words = self.parts(clauses, rows, among)
-        scores = (how.meaning * meaning + how.words * words).max(axis=0)
-        best = best_rows(np.ascontiguousarray(scores, dtype=np.float32), k)
+        table = np.ascontiguousarray(how.meaning * meaning + how.words * words, dtype=np.float32)
+        scores = table.max(axis=0)
+        rows_found = _by_turns(table, k) if turns and len(table) > 1 else best_rows(scores, k).rows.tolist()
         names = among if among is not None else [document.name for document in self.documents]
-        return Ranked([names[row] for row in best.rows.tolist()], best.scores.tolist())
+        return Ranked([names[row] for row in rows_found], scores[rows_found].tolist())
 
     def _words(self, clause: str) -> NDArray[np.float32]:
         scores = np.zeros(len(self.documents), dtype=np.float32)
@@ -191,3 +201,15 @@ class ToolIndex:
         if name not in self._rows:
             raise InputError(f"unknown tool {name!r}: {nearest(name, self._rows)}")
         return self._rows[name]
+
+
+def _by_turns(table: NDArray[np.float32], k: int) -> list[int]:
+    """The columns that the rows of a table name in turn, each its best first."""
+    orders = [best_rows(row, k).rows.tolist() for row in table]
+    found: dict[int, None] = {}
+    for turn in itertools.zip_longest(*orders):
+        named = [(-table[number, column], column) for number, column in enumerate(turn) if column is not None]
+        found |= dict.fromkeys(column for _, column in sorted(named))
+        if len(found) >= k:
+            break
+    return list(found)[:k]

@@ -60,6 +60,7 @@ def rank_tools(
     k: int | str = 5,
     among: str | None = None,
     words: float = 0.02,
+    turns: bool = False,
     least: float | None = None,
     examples: Examples | Mapping[str, Any] | None = None,
     engine: str = "embedder",
@@ -76,6 +77,8 @@ def rank_tools(
         k: how many.
         among: a field with the names to choose from; None: every allowed tool.
         words: of "both", what a point of BM25 counts against a cosine of 1.
+        turns: let the clauses take turns, so that each gets a tool before one gets two: for requests that ask for
+            several things.
         least: tools with a lower score are left out, so that there may be none.
         examples: requests with the tools that they needed; moves what a tool is taken to mean towards them.
         engine: the pool that embeds.
@@ -96,6 +99,7 @@ def rank_tools(
     given = {
         "by": (by, "both"),
         "words": (words, 0.02),
+        "turns": (turns, False),
         "least": (least, None),
         "engine": (engine, "embedder"),
     }
@@ -185,6 +189,7 @@ def _bind(planned: PlannedStep, context: Context) -> Work:
         return said.value if isinstance(said, Constant) else default
 
     box, by, least = box_of(planned), constant("by", "both"), constant("least", None)
+    turns = constant("turns", False)
     query_of, k_of = getter(arguments["query"]), getter(arguments.get("k", Constant(5)))
     among_of = getter(arguments["among"]) if "among" in arguments else None
     weights = Weights(meaning=0.0, words=1.0) if by == "words" else Weights(words=constant("words", 0.02))
@@ -201,11 +206,11 @@ def _bind(planned: PlannedStep, context: Context) -> Work:
         parts = clauses(as_text(query_of(record)))
         rows = None if by == "words" else await bodies.run("embed", {"texts": parts})
         among = None if among_of is None else [str(name) for name in among_of(record)]
-        found = index.rank(parts, rows, k=k_of(record), among=among, weights=weights)
-        kept = sum(score >= lowest for score in found.scores)
+        found = index.rank(parts, rows, k=k_of(record), among=among, weights=weights, turns=turns)
+        kept = [(name, score) for name, score in zip(*found, strict=True) if score >= lowest]
         return Selection(
-            tools=tuple(found.names[:kept]),
-            scores=tuple(found.scores[:kept]),
+            tools=tuple(name for name, _ in kept),
+            scores=tuple(score for _, score in kept),
             best=found.scores[0] if found.scores else None,
         )
 

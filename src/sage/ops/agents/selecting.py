@@ -107,17 +107,16 @@ def _embedding(choice: Choice) -> Steps:
     return {"selection": _ranked(choice, "meaning", choice.k, least=choice.fit("least", None))}
 
 
+_RANKING = {"least": None, "words": 0.02, "turns": False}
+
+
 def _hybrid(choice: Choice) -> Steps:
-    said = {"least": choice.fit("least", None), "words": choice.fit("words", 0.02)}
+    said = {name: choice.fit(name, default) for name, default in _RANKING.items()}
     return {"selection": _ranked(choice, "both", choice.k, **said)}
 
 
 def _examples(choice: Choice) -> Steps:
-    said = {
-        "least": choice.fit("least", None),
-        "words": choice.fit("words", 0.02),
-        "examples": choice.fit("examples", None),
-    }
+    said = {name: choice.fit(name, default) for name, default in {**_RANKING, "examples": None}.items()}
     return {"selection": _ranked(choice, "both", choice.k, **said)}
 
 
@@ -217,13 +216,13 @@ _EMBEDDER, _BOTH = frozenset({"embedder"}), frozenset({"embedder", "llm"})
 for _one in (
     Strategy("bm25", "words of name, description and parameters", _bm25, frozenset(), ("least",)),
     Strategy("embedding", "embeddings of name and description", _embedding, _EMBEDDER, ("least",)),
-    Strategy("hybrid", "words and embeddings, added up", _hybrid, _EMBEDDER, ("least", "words")),
+    Strategy("hybrid", "words and embeddings, added up", _hybrid, _EMBEDDER, ("least", "words", "turns")),
     Strategy(
         "examples",
         "as hybrid, tools moved towards requests that needed them",
         _examples,
         _EMBEDDER,
-        ("least", "words", "examples"),
+        ("least", "words", "turns", "examples"),
     ),
     Strategy("llm", "a model reads the list of all tools", _llm, frozenset({"llm"})),
     Strategy("two_stage", "hybrid finds a shortlist, a model chooses from it", _two_stage, _BOTH, ("words",)),
