@@ -96,3 +96,49 @@ def test_nothing_is_left_of_a_run_that_is_ended(driver: subprocess.Popen[str], h
     assert until(lambda: not any(map(is_running, processes)), 20.0), [
         Path(f"/proc/{pid}/cmdline").read_bytes()[:80] for pid in processes if is_running(pid)
     ]
+
+
+PIPELINE = """
+import time
+from sage import Pipeline
+from sage.ops import step
+
+def slow(x):
+    time.sleep(0.02)
+    return x
+
+p = Pipeline("p", y=step(slow, pool="cpu"))
+"""
+SAGE = "import sys; from sage.cli import main; sys.exit(main())"
+
+
+def test_a_command_that_is_terminated_keeps_what_is_done(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the package ray is not installed")
+    (tmp_path / "p.py").write_text(PIPELINE)
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"x": {x}}}\n' for x in range(100_000)))
+    line = [
+        "run",
+        "p.py:p",
+        "--input",
+        "in.jsonl",
+        "--output",
+        "out.jsonl",
+        "--runtime",
+        "ray",
+        "--nodes",
+        "1",
+    ]
+    output = tmp_path / "out.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-c", SAGE, *line],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=tmp_path,
+    ) as process:
+        assert until(lambda: output.exists() and output.stat().st_size > 0, 40.0)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20.0)
+    assert process.returncode == 130
+    assert told.startswith("interrupted: "), told
+    assert int(told.split()[1]) == len(output.read_text().splitlines()) > 0

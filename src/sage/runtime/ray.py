@@ -8,6 +8,8 @@ Ray ends with the driver, however it ends.
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -40,12 +42,20 @@ async def open_ray(cluster: RayCluster, settings: Settings) -> AsyncIterator[Ray
     """
     manager = connected(cluster)
     connection = await asyncio.to_thread(manager.__enter__)
+    _keep_handlers()
     runtime = RayRuntime(cluster, connection, settings)
     try:
         yield runtime
     finally:
         runtime.end()
         await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+def _keep_handlers() -> None:
+    """Set anew what this process does on SIGTERM: connecting, Ray has put a handler before it that prints its stack."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @dataclass(frozen=True, slots=True)

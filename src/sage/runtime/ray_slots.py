@@ -82,6 +82,7 @@ class RaySlots:
         self._losses: dict[tuple[int, int], int] = {}  # (job, hop) -> workers that died under it
         self._functions: dict[int, Any] = {}  # hop -> reference to its functions
         self._watch: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._changed = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
         self.carrier = RayCarrier(runtime.ray)
@@ -186,7 +187,8 @@ class RaySlots:
         ended(outcomes)
 
     async def close(self) -> None:
-        """Start no worker any more."""
+        """Start no worker any more, and say nothing of those that end."""
+        self._is_closed = True
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
@@ -242,7 +244,8 @@ class RaySlots:
         del pool.places[link.name]
         if not pool.places:
             pool.is_served.clear()
-        logger.warning("%s is gone; its calls are made again elsewhere", link.name)
+        if not self._is_closed:
+            logger.warning("%s is gone; its calls are made again elsewhere", link.name)
         self._runtime.stop(link.actor)
         self._members.left(link.name)
         self._changed.set()
