@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,21 @@ import numpy as np
 from sage.bench.agent_data.sets import AgentSet, Task, picked
 from sage.bench.agent_fit import FOLDS, Progress, Scored, fit_decision, fit_selection, fold_of, shown_fit
 from sage.bench.agent_items import AgentItem, Kind, figures_of
+from sage.bench.agent_outcomes import items_of
 from sage.bench.model_files import ModelFiles
 from sage.bench.records import requests_of
 from sage.bench.results import ExperimentFolder, open_experiment, write_json, write_lines
 from sage.engines.base import EmbedRequest
-from sage.events import Event, TaskEnded
 from sage.index.tool_index import ToolIndex
 from sage.index.tool_words import clauses
 from sage.ops import route, step
 from sage.ops.agents.deciding import DECIDERS, ToolFit, Verdict, decide, tool_fit
-from sage.ops.agents.planning import PLANNERS, ToolPlan, plan
-from sage.ops.agents.ranking import Selection, documents_of
+from sage.ops.agents.planning import PLANNERS, plan
+from sage.ops.agents.ranking import documents_of
 from sage.ops.agents.selecting import SELECTORS, select_tools
-from sage.ops.agents.strategies import Strategy, meant
+from sage.ops.agents.strategies import Strategy
 from sage.pipeline import Pipeline
 from sage.registry import Registry
-from sage.runtime.recorder import RunResult
 from sage.session import Session
 from sage.settings import Settings
 
@@ -234,7 +233,7 @@ class Lab:
         result = await self._session.run(
             pipeline, records, on_end=ended, max_inflight=self._order.max_inflight
         )
-        items = _items(kind, part.tasks, result, folds=bool(fitted), every=len(self._data.tools))
+        items = items_of(kind, part.tasks, result, folds=bool(fitted), every=len(self._data.tools))
         shown = {str(fold): shown_fit(said) for fold, said in fitted.items()}
         assert result.folder is not None
         for file in ("run.json", "events.jsonl"):
@@ -381,94 +380,3 @@ def _write(
 ) -> None:
     write_lines(draft / "items.jsonl", items)
     write_json(draft / "summary.json", figures_of(kind, name, part, items, fitted))
-
-
-def _items(
-    kind: Kind, tasks: Sequence[Task], result: RunResult, *, folds: bool, every: int
-) -> list[AgentItem]:
-    """One item a task, in order, from the records and the event log."""
-    made = {record["id"]: record["made"] for record in result.records}
-    errors = {failure.record["id"]: str(failure.error).partition("\n")[0] for failure in result.failures}
-    costs = _costs(result.events)
-    read = _READERS[kind]
-    items = []
-    for number, task in enumerate(tasks):
-        item = AgentItem(
-            id=task.id,
-            group=task.group,
-            fold=fold_of(task) if folds else None,
-            offered=every if task.among is None else len(task.among),
-            gold=task.gold,
-            gold_edges=task.edges,
-            label=task.label,
-            error=errors.get(task.id, None if task.id in made else "it has no result"),
-            **costs.get(number, {}),
-            **(read(task, made[task.id]) if task.id in made else {}),
-        )
-        items.append(item)
-    return items
-
-
-def _chosen(task: Task, made: Selection) -> dict[str, Any]:
-    resolved, invented = _resolved(made.invented, task)
-    tools = tuple(dict.fromkeys([*resolved, *made.tools]))
-    return {
-        "tools": tools,
-        "scores": made.scores if not resolved else (),
-        "best": made.best,
-        "invented": invented,
-        "fault": made.fault,
-    }
-
-
-def _resolved(names: Sequence[str], task: Task) -> tuple[list[str], tuple[str, ...]]:
-    """Names without the ``~2`` that tells tools of one name apart stand for the one that the task offers."""
-    bare = {name.partition("~")[0]: name for name in task.among or ()}
-    read = [meant(name, bare) for name in names]
-    return [bare[name] for name in read if name in bare], tuple(name for name in read if name not in bare)
-
-
-def _planned(_task: Task, made: ToolPlan) -> dict[str, Any]:
-    steps = made.steps
-    edges = tuple((before, place) for place, step in enumerate(steps) for before in step.after)
-    return {
-        "tools": tuple(step.tool for step in steps),
-        "edges": edges,
-        "invented": made.invented,
-        "fault": made.fault,
-    }
-
-
-def _decided(_task: Task, made: Verdict) -> dict[str, Any]:
-    return {"said": made.action, "likely": made.likely, "fault": made.fault}
-
-
-#: What is kept of a strategy's value.
-_READERS: Mapping[Kind, Callable[[Task, Any], dict[str, Any]]] = {
-    "selection": _chosen,
-    "planning": _planned,
-    "timing": _decided,
-}
-
-
-def _costs(events: Any) -> dict[int, dict[str, Any]]:
-    """What each job cost: its time, its tokens and its calls."""
-    kept: list[Event] = list(events)
-    costs: dict[int, dict[str, Any]] = {}
-    for request in requests_of(kept):
-        costs[request.id] = {
-            "latency_s": request.ended - request.handed,
-            "llm_calls": 0,
-            "embed_calls": 0,
-        } | dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens"), 0)
-    for event in kept:
-        if not isinstance(event, TaskEnded) or event.job not in costs:
-            continue
-        cost = costs[event.job]
-        if event.pool == "embedder":
-            cost["embed_calls"] += 1
-            continue
-        cost["llm_calls"] += 1
-        for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
-            cost[name] += getattr(event, name)
-    return costs
