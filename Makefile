@@ -73,7 +73,7 @@ test-vllm: $(ALL) models ## run the vLLM tests: VLLM=URL of a server, or VLLM=DI
 	@test -n "$(VLLM)" || { echo >&2 "say which server: make test-vllm VLLM=http://127.0.0.1:8000/v1"; exit 2; }
 	$(TEST) -m vllm "--vllm=$(VLLM)" $(ARGS)
 
-bench-all: $(ALL) models ## record the paper's experiments and make their report; 40 minutes, results/experiments, build/report
+bench-all: $(ALL) models ## record the paper's experiments and make their report; an hour, results/experiments, build/report
 	$(PY) benchmarks/experiments.py $(ARGS)
 
 bench-agents: $(ALL) models ## how agents behave, on the sets in AGENTS=DIR, and with LLM=ADDRESS by a model too; hours, results/agents

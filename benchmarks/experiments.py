@@ -37,7 +37,6 @@ RUNS: dict[str, dict[str, list[str]]] = {
         "pipelines-simulated": ["pipelines", "--repeats", "3"],
         "stagger-simulated": ["stagger", "--repeats", "3"],
         "nodes-simulated": ["nodes", "--workload", "compute", "--workload", "rag", "--jobs", "100"],
-        "nodes-large": ["nodes", "--preset", "large", "--jobs", "24"],
     },
     "http": {
         "nodes-http": ["nodes", "--preset", "full", "--jobs", "150"],

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
+import statistics
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -22,9 +24,11 @@ from sage.scheduling.policy import AXES, PRESETS, Policy
 from sage.settings import VARIABLES
 
 DOCS = Path(__file__).parent
-PAGES = ("../README.md", "agents.md", "benchmarks.md", "cli.md", "engines.md", "policies.md")
+PAGES = ("../README.md", "agents.md", "benchmarks.md", "cli.md", "engines.md", "policies.md", "ray.md")
 
 _MARKED = re.compile(r"(<!-- generated: (?P<what>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+DASH = "\N{EN DASH}"  # where there is nothing to tell
 
 QUESTIONS = {
     "admit": "whether a job gets in",
@@ -46,6 +50,8 @@ def written(page: Path) -> str:
         "experiments": experiments,
         "peers": peers,
         "presets": presets,
+        "ray_beside": ray_beside,
+        "ray_nodes": ray_nodes,
         "results": results,
         "variables": variables,
     }
@@ -142,6 +148,82 @@ def agents() -> Iterator[str]:
     if writers:
         yield paragraph(f"What calls a model calls {', '.join(f'`{said}`' for said in sorted(writers))}.")
     yield ""
+
+
+def ray_nodes() -> Iterator[str]:
+    """Nodes of a Ray cluster on one machine, beside as many that are simulated."""
+    from sage.bench.report.evidence import Point, gather
+
+    kept = DOCS.parent / "results"
+    evidence = gather(
+        [kept / "experiments" / f"nodes-{name}" for name in ("ray", "ray16")], lambda _path: None
+    )
+    measured: dict[tuple[object, object], Point] = {
+        (point.axes["workload"], point.axes["nodes"]): point
+        for source in evidence.of("nodes")
+        for point in source.points
+    }
+    (large,) = kept.glob("simulated/*/nodes.json")
+    said = json.loads(large.read_bytes())
+    simulated = {
+        (point["axes"]["workload"], point["axes"]["nodes"]): point["figures"] for point in said["points"]
+    }
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for (workload, nodes), figures in simulated.items():
+            found = measured.get((workload, nodes))
+            one = simulated[workload, 1]["jobs_per_s"]["mean"]
+            speed_up = figures["jobs_per_s"]["mean"] / one
+            shown = found.shown if found else lambda _name, _form: DASH
+            yield (
+                str(workload), str(nodes),
+                *(plain_text((shown(name, form),)) for name, form in NODE_FIGURES.items()),
+                f"{figures['jobs_per_s']['mean']:,.0f}", f"{speed_up:,.1f}", _milliseconds(figures["p99_s"]["mean"]),
+            )  # fmt: skip
+
+    head = ("jobs/s", "p50", "p99", "CPU a job", "simulated: jobs/s", "simulated: speed-up", "simulated: p99")
+    yield from table(("workload", "nodes", *head), rows())
+    yield ""
+    commands = [
+        evidence.files.sure(f"{one.root}/experiment.json", "command").content for one in evidence.of("nodes")
+    ]
+    yield f"Made by {', '.join(f'`{command}`' for command in (*commands, said['command']))}."
+
+
+NODE_FIGURES = {
+    "jobs_per_s": "number",
+    "e2e_s/p50": "seconds",
+    "e2e_s/p99": "seconds",
+    "cpu_s_per_job": "seconds",
+}
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return DASH if seconds is None else f"{seconds * 1000:,.0f} ms"
+
+
+def ray_beside() -> Iterator[str]:
+    """The newest results of ``make bench-ray``: the middle of each contender's rounds."""
+    newest = max((DOCS.parent / "results" / "ray").glob("*/ray.json"))
+    rounds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in json.loads(newest.read_bytes())["rounds"]:
+        rounds.setdefault((one["case"], one["contender"]), []).append(one)
+
+    def middle(several: list[dict[str, Any]], name: str) -> float:
+        return statistics.median(one[name] for one in several)
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for (case, contender), several in rounds.items():
+            ideal = several[0]["times_ideal"] is not None
+            yield (
+                case, contender, f"{middle(several, 'per_s'):,.0f}", f"{middle(several, 'driver_us'):,.0f} µs",
+                f"{middle(several, 'all_us'):,.0f} µs", f"{middle(several, 'times_ideal'):.2f}" if ideal else DASH,
+            )  # fmt: skip
+
+    head = ("records/s", "CPU of the driver a record", "CPU of all processes", "times the ideal")
+    yield from table(("", "by", *head), rows())
+    yield ""
+    yield f"Made by `make bench-ray`, see [{newest.parent.name}](../{newest.relative_to(DOCS.parent)})."
 
 
 def block_lines(block: Any) -> Iterator[str]:
