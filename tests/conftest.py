@@ -19,7 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from sage.runtime.ray_cluster import Connection, RayCluster, connected
+from sage.runtime.ray_cluster import Connection, RayCluster, connected, nodes_of
 from sage.settings import VARIABLES, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -174,10 +174,22 @@ def ray_connection() -> Iterator[Connection]:
         yield connection
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def ray_cluster(ray_connection: Connection) -> RayCluster:
-    """What a session is told, to use that cluster."""
+    """What a session is told, to use that cluster, once nothing of earlier tests is left on it."""
+    give_up = time.monotonic() + 50.0
+    while not _is_idle(ray_connection):
+        assert time.monotonic() < give_up, nodes_of(ray_connection)
+        time.sleep(0.02)
     return ray_connection.cluster
+
+
+def _is_idle(connection: Connection) -> bool:
+    """Whether the workers of other sessions are gone, and nodes that were killed are known to be."""
+    assert connection.host is not None
+    nodes = nodes_of(connection)
+    free = all(node.free.get("cpu") == node.total["cpu"] for node in nodes)
+    return free and len(nodes) == len(connection.host.nodes)
 
 
 #: Nodes that are killed one after the other in one run, by profile.

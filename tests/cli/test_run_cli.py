@@ -404,7 +404,8 @@ def test_an_interrupted_run_still_prints_its_json() -> None:
 @pytest.mark.slow
 def test_an_interrupted_run_does_not_wait_for_a_function_that_blocks() -> None:
     source = written("in.jsonl", {"n": 0}, {"n": 1})
-    code, out, _ = interrupted(started("flows.py:blocks", "--input", source))
+    one_by_one = ("--max-inflight", "1")  # so that the first is done when the second says that it waits
+    code, out, _ = interrupted(started("flows.py:blocks", "--input", source, *one_by_one))
     assert code == 130
     assert json.loads(out) == {"n": 0, "blocked": 0}
 
